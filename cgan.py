@@ -21,7 +21,7 @@ from support.inception_weights import read_weights
 
 
 # ---------------------------------------------------------------- flags
-def parse_flags():
+def parse_flags(argv=None):
     """Returns the flags of the command line; ends with one line and status 2 where one is wrong."""
     parser = Parser("Trains a conditional GAN that draws MNIST digits on command.")
     flag = parser.add_argument
@@ -44,7 +44,7 @@ def parse_flags():
     flag("--output_dir", type=output_folder, default=".", help="where images/ and results/ go")
     flag("--max_batches", type=whole_number(1), help="stop every epoch after so many batches (None: whole epochs)")
     flag("--cpu", action="store_true", help="stay on the CPU, also where there is a GPU")
-    opt = parser.parse_args()
+    opt = parser.parse_args(argv)
     opt.lr_d = opt.lr_d or opt.lr
 
     n_images, highest_label, n_test_images = 60000, 9, 10000

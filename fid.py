@@ -100,7 +100,9 @@ def inception_features(images, weights=None, batch_size=50):
         weights = read_weights(weights or hub_weights())
     model = models.inception_v3(aux_logits=False)
     model.fc = nn.Identity()
-    model.load_state_dict({name: value for name, value in weights.items() if not name.startswith(("AuxLogits.", "fc."))})
+    model.load_state_dict(
+        {name: value for name, value in weights.items() if not name.startswith(("AuxLogits.", "fc."))}
+    )
     model.eval()
     features = []
     with jt.no_grad():

@@ -1,18 +1,12 @@
 """Draws a run's curves: loss.png (both losses over epochs) and fid.png (FID over epochs).
 
-    python plot_curves.py results/log.json                  one run, pictures beside its log
-    python plot_curves.py a/log.json b/log.json --output_dir curves     several runs, overlaid
+python plot_curves.py results/log.json                  one run, pictures beside its log
+python plot_curves.py a/log.json b/log.json --output_dir curves     several runs, overlaid
 """
 
 import json
 import math
 import os
-
-import matplotlib
-
-matplotlib.use("Agg")  # no screen needed
-import matplotlib.pyplot as plt
-from matplotlib.ticker import MaxNLocator
 
 from support.checkpoint import replace_file
 from support.flags import Parser, output_folder
@@ -52,6 +46,12 @@ def is_number(value):
 
 def draw(path, ylabel, lines):
     """Writes one figure. lines: [(xs, ys, label, matplotlib keywords)]."""
+    import matplotlib  # here, not above: its first import writes a font cache, which a bad log need not wait for
+
+    matplotlib.use("Agg")  # no screen needed
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = plt.subplots(figsize=(7, 4.5), dpi=150, constrained_layout=True)
     for xs, ys, label, style in lines:
         # A single point needs a marker to be seen.

@@ -60,7 +60,9 @@ def check_compiler():
     elif not os.path.isfile(header) or not (configs or "python_config_path" in os.environ):
         missing = f"the headers of Python {sys.version_info.major}.{sys.version_info.minor}"
     if missing:
-        sys.exit(f"Jittor compiles its kernels and needs {missing}, not found here; on Debian or Ubuntu: {PREREQUISITES}")
+        sys.exit(
+            f"Jittor compiles its kernels and needs {missing}, not found here; on Debian or Ubuntu: {PREREQUISITES}"
+        )
     if configs:
         os.environ.setdefault("python_config_path", configs[0])
 

@@ -100,7 +100,8 @@ def read_idx(path, magic):
 def check_data_root(folder):
     """Checks the four MNIST-format files.
 
-    Returns (number of training images, number of test images, highest label). Raises ValueError that names the file and what is wrong.
+    Returns (number of training images, number of test images, highest label).
+    Raises ValueError that names the file and what is wrong.
     """
     highest = 0
     counts = {}

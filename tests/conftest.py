@@ -1,0 +1,71 @@
+"""What several tests share. The tests run the project's own scripts, on real MNIST, as a user would."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = dict(os.environ)  # the user's, before an import of Jittor in this process adds to it
+REFERENCE = Path(__file__).resolve().parent / "reference"
+
+
+def run(*args, cwd=ROOT, timeout=600, **env):
+    """Runs `python *args`; returns the finished process with its output as text."""
+    return subprocess.run(
+        [sys.executable, *map(str, args)],
+        cwd=cwd,
+        env={**ENVIRONMENT, **env},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def draw_inception_weights(seed):
+    """Returns {name: float32 array} for Inception-v3, drawn from a seed, with activations in a sane range.
+
+    reference/inception_pool3_seed1.npz holds what torchvision 0.29.1 (float32, CPU) computes with seed 1:
+    images (8, 1, 32, 32) in [-1, 1], MNIST's first test images, and pool3 (8, 2048), the features of these
+    images repeated to 3 channels and resized to 299 x 299 (bilinear, align_corners=False).
+    """
+    rng = np.random.default_rng(seed)
+    weights = {}
+    for name, shape in sorted(json.loads((ROOT / "support" / "inception_shapes.json").read_text()).items()):
+        if name.endswith("running_var"):
+            value = rng.uniform(0.5, 1.5, shape)
+        elif name.endswith("bn.weight"):
+            value = rng.uniform(0.8, 1.2, shape)
+        elif name.endswith(("running_mean", "bias")):
+            value = rng.normal(0, 0.05, shape)
+        else:  # convolution and linear weights: He initialisation
+            value = rng.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape)
+        weights[name] = value.astype(np.float32)
+    return weights
+
+
+@pytest.fixture(scope="session")
+def inception_weights():
+    return draw_inception_weights(seed=1)
+
+
+@pytest.fixture(scope="session")
+def inception_file(inception_weights, tmp_path_factory):
+    """The drawn weights in a file, as --inception_weights takes it."""
+    path = tmp_path_factory.mktemp("weights") / "inception.npz"
+    np.savez(path, **inception_weights)
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished_run(inception_file, tmp_path_factory):
+    """A real run of cgan.py: (its folder, the finished process)."""
+    folder = tmp_path_factory.mktemp("run")
+    flags = "--n_epochs 2 --max_batches 60 --sample_interval 50 --fid_interval 1 --fid_samples 10".split()
+    process = run("cgan.py", *flags, "--inception_weights", inception_file, "--output_dir", folder)
+    assert process.returncode == 0, process.stderr
+    return folder, process

@@ -1,0 +1,81 @@
+"""FID against independent computations: scipy's matrix square root, torchvision's features."""
+
+import numpy as np
+import pytest
+from conftest import REFERENCE, run
+from scipy.linalg import sqrtm
+
+import fid
+from support.device import jt
+
+
+def sqrtm_distance(a, b):
+    """The formula as it is printed in Heusel et al. 2017."""
+    covariance_a, covariance_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    root = sqrtm(covariance_a @ covariance_b).real
+    return np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(covariance_a + covariance_b - 2 * root)
+
+
+@pytest.mark.parametrize("n, m, d", [(500, 500, 64), (500, 300, 64), (50, 500, 64), (70, 65, 64)])
+def test_frechet_distance_equals_sqrtm(n, m, d):
+    rng = np.random.default_rng(0)
+    mix = rng.normal(size=(d, d))
+    a, b = rng.normal(size=(n, d)) @ mix, rng.normal(0.1, 1.2, (m, d)) @ mix
+    assert fid.frechet_distance(a, b) == pytest.approx(sqrtm_distance(a, b), rel=1e-6)
+
+
+@pytest.mark.parametrize("n, d", [(500, 64), (100, 2048)])
+def test_frechet_distance_of_equal_sets_is_zero(n, d):
+    a = np.random.default_rng(0).normal(size=(n, d))
+    assert 0 <= fid.frechet_distance(a, a.copy()) < 1e-6
+
+
+def test_frechet_distance_squares_the_mean_difference():
+    a = np.random.default_rng(0).normal(size=(500, 64))
+    assert fid.frechet_distance(a, a + 0.5) == pytest.approx(64 * 0.5**2, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "a, b, message",
+    [
+        (np.ones((1, 4)), np.ones((5, 4)), "at least 2 images"),
+        (np.ones((5, 4)), np.ones((5, 3)), r"\(5, 4\) and \(5, 3\)"),
+        (np.full((5, 4), np.nan), np.ones((5, 4)), "finite"),
+    ],
+)
+def test_frechet_distance_refuses(a, b, message):
+    with pytest.raises(ValueError, match=message):
+        fid.frechet_distance(a, b)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    with np.load(REFERENCE / "inception_pool3_seed1.npz") as file:
+        return dict(file)
+
+
+def test_inception_features_equal_torchvisions(reference, inception_weights, inception_file):
+    features = fid.inception_features(reference["images"], inception_weights)
+    assert features.shape == (8, 2048) and features.dtype == np.float32
+    assert np.abs(features - reference["pool3"]).max() < 1e-4 * np.abs(reference["pool3"]).max()
+    np.testing.assert_allclose(features, reference["pool3"], rtol=1e-4, atol=1e-4 * reference["pool3"].mean())
+    three_channels = np.repeat(reference["images"], 3, axis=1)
+    in_batches = fid.inception_features(jt.array(three_channels), str(inception_file), batch_size=3)
+    np.testing.assert_allclose(in_batches, features, rtol=1e-4, atol=1e-5)
+
+
+def test_inception_features_refuse_other_shapes(inception_weights):
+    with pytest.raises(ValueError, match=r"\(2, 4, 8, 8\)"):
+        fid.inception_features(np.zeros((2, 4, 8, 8)), inception_weights)
+
+
+def test_without_a_network_training_says_so_once_and_goes_on(tmp_path):
+    """No network: a proxy that refuses every connection."""
+    process = run(
+        *"cgan.py --n_epochs 1 --max_batches 2 --fid_interval 1 --output_dir".split(),
+        tmp_path,
+        https_proxy="http://127.0.0.1:9",
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("FID is left out") == 1 and "--inception_weights" in process.stdout
+    assert '"fid": null' in (tmp_path / "results" / "log.json").read_text()

@@ -1,0 +1,107 @@
+"""The networks are the report's, layer by layer."""
+
+import numpy as np
+import pytest
+
+from cgan import Discriminator, Generator
+from support.device import jt
+
+
+def shapes(network):
+    return {name: tuple(value.shape) for name, value in network.state_dict().items()}
+
+
+def test_generator_has_the_reports_shapes():
+    assert shapes(Generator(100, 10, 32)) == {
+        "label_embedding.weight": (10, 10),
+        "model.0.weight": (128, 110),
+        "model.0.bias": (128,),
+        "model.2.weight": (256, 128),
+        "model.2.bias": (256,),
+        **{f"model.3.{name}": (256,) for name in ("weight", "bias", "running_mean", "running_var")},
+        "model.5.weight": (512, 256),
+        "model.5.bias": (512,),
+        **{f"model.6.{name}": (512,) for name in ("weight", "bias", "running_mean", "running_var")},
+        "model.8.weight": (1024, 512),
+        "model.8.bias": (1024,),
+        **{f"model.9.{name}": (1024,) for name in ("weight", "bias", "running_mean", "running_var")},
+        "model.11.weight": (1024, 1024),
+        "model.11.bias": (1024,),
+    }
+
+
+def test_discriminator_has_the_reports_shapes():
+    assert shapes(Discriminator(10, 32, 512)) == {
+        "label_embedding.weight": (10, 10),
+        "model.0.weight": (512, 1034),
+        "model.0.bias": (512,),
+        "model.2.weight": (512, 512),
+        "model.2.bias": (512,),
+        "model.5.weight": (512, 512),
+        "model.5.bias": (512,),
+        "model.8.weight": (1, 512),
+        "model.8.bias": (1,),
+    }
+
+
+def test_layers_stand_in_the_reports_order():
+    def layers(network):
+        return [str(layer) for layer in network.model if type(layer).__name__ not in ("Linear", "BatchNorm", "Dropout")]
+
+    def kinds(network):
+        return [type(layer).__name__ for layer in network.model]
+
+    leaky_relu = "leaky_relu"  # what Jittor calls nn.LeakyReLU
+    generator, discriminator = Generator(), Discriminator()
+    assert kinds(generator) == ["Linear", leaky_relu] + 3 * ["Linear", "BatchNorm", leaky_relu] + ["Linear", "Tanh"]
+    assert kinds(discriminator) == ["Linear", leaky_relu] + 2 * ["Linear", "Dropout", leaky_relu] + ["Linear"]
+    assert layers(generator)[:-1] == 4 * ["leaky_relu(0.2)"] and layers(discriminator) == 3 * ["leaky_relu(0.2)"]
+    assert {layer.p for layer in discriminator.model if type(layer).__name__ == "Dropout"} == {0.4}
+    assert {layer.eps for layer in generator.model if type(layer).__name__ == "BatchNorm"} == {0.8}
+
+
+@pytest.mark.parametrize("img_size", [28, 32])
+def test_images_have_their_size_and_tanhs_range(img_size):
+    images = Generator(img_size=img_size)(10 * jt.randn(64, 100), jt.randint(0, 10, (64,))).numpy()
+    assert images.shape == (64, 1, img_size, img_size)
+    assert -1 <= images.min() < 0 < images.max() <= 1
+
+
+def test_validity_is_one_unbounded_number_an_image():
+    discriminator = Discriminator()
+    validity = discriminator(1e4 * jt.randn(64, 1, 32, 32), jt.randint(0, 10, (64,))).numpy()
+    assert validity.shape == (64, 1)
+    assert validity.min() < 0 and validity.max() > 1
+
+
+def test_dropout_is_off_in_evaluation_mode():
+    discriminator, images, labels = Discriminator(), jt.randn(8, 1, 32, 32), jt.arange(8)
+    discriminator.train()
+    assert (discriminator(images, labels).numpy() != discriminator(images, labels).numpy()).any()
+    discriminator.eval()
+    np.testing.assert_array_equal(discriminator(images, labels).numpy(), discriminator(images, labels).numpy())
+
+
+def test_batch_normalisation_is_off_in_evaluation_mode():
+    generator, noise, labels = Generator(), jt.randn(8, 100), jt.arange(8)
+    generator.train()
+    generator(noise, labels).sync()
+    alone, together = generator(noise[:2], labels[:2]).numpy(), generator(noise, labels).numpy()[:2]
+    assert np.abs(alone - together).max() > 1e-3  # in training mode an image depends on its batch
+    generator.eval()
+    before = {name: value.numpy().copy() for name, value in generator.state_dict().items()}
+    alone, together = generator(noise[:2], labels[:2]).numpy(), generator(noise, labels).numpy()[:2]
+    np.testing.assert_allclose(alone, together, atol=1e-5)
+    for name, value in generator.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), before[name], err_msg=name)
+
+
+def test_labels_matter():
+    generator, discriminator = Generator(), Discriminator()
+    generator.eval()
+    discriminator.eval()
+    noise = jt.randn(1, 100)
+    three, seven = jt.array([3]), jt.array([7])
+    image = generator(noise, three)
+    assert np.abs(image.numpy() - generator(noise, seven).numpy()).max() > 1e-3
+    assert abs(discriminator(image, three).item() - discriminator(image, seven).item()) > 1e-6
