@@ -16,8 +16,7 @@ import platform
 import sys
 import time
 
-from support.flags import Parser, check_data_root, decay_rate, output_folder, positive, whole_number
-from support.inception_weights import read_weights
+from support.flags import Parser, check_training_flags, decay_rate, output_folder, positive, weights_file, whole_number
 
 
 # ---------------------------------------------------------------- flags
@@ -28,7 +27,7 @@ def parse_flags(argv=None):
     flag("--n_epochs", type=whole_number(1), default=100, help="times that training sees every image")
     flag("--batch_size", type=whole_number(2), default=64, help="images a step")
     flag("--lr", type=positive, default=0.0002, help="learning rate of both Adam optimizers")
-    flag("--lr_d", type=positive, help="learning rate of the discriminator's (None: --lr)")
+    flag("--lr_d", type=positive, help="the discriminator's learning rate (default: --lr)")
     flag("--b1", type=decay_rate, default=0.5, help="Adam's decay rate of the gradient's mean")
     flag("--b2", type=decay_rate, default=0.999, help="Adam's decay rate of the squared gradient's mean")
     flag("--latent_dim", type=whole_number(1), default=100, help="width of the noise")
@@ -38,35 +37,15 @@ def parse_flags(argv=None):
     flag("--sample_interval", type=whole_number(1), default=1000, help="batches between two sample grids")
     flag("--fid_interval", type=whole_number(1), default=10, help="epochs between two FIDs")
     flag("--fid_samples", type=whole_number(2), default=100, help="real and generated images an FID compares")
-    flag("--inception_weights", help="file of Inception-v3 weights, .pkl or .npz (None: from Jittor's hub)")
-    flag("--data_root", help="folder with the four MNIST-format .gz files (None: Jittor's own MNIST)")
+    flag("--inception_weights", type=weights_file, help="Inception-v3's weights, .pkl or .npz (default: Jittor's own)")
+    flag("--data_root", help="folder with the four MNIST-format .gz files (default: Jittor's own MNIST)")
     flag("--seed", type=whole_number(0), default=0, help="the same seed gives the same run")
     flag("--output_dir", type=output_folder, default=".", help="where images/ and results/ go")
-    flag("--max_batches", type=whole_number(1), help="stop every epoch after so many batches (None: whole epochs)")
+    flag("--max_batches", type=whole_number(1), help="stop every epoch after so many batches (default: whole epochs)")
     flag("--cpu", action="store_true", help="stay on the CPU, also where there is a GPU")
     opt = parser.parse_args(argv)
     opt.lr_d = opt.lr_d or opt.lr
-
-    n_images, highest_label, n_test_images = 60000, 9, 10000
-    try:
-        if opt.data_root:
-            n_images, n_test_images, highest_label = check_data_root(opt.data_root)
-    except ValueError as error:
-        parser.error(f"argument --data_root: {error}")
-    try:
-        if opt.inception_weights:
-            read_weights(opt.inception_weights)
-    except ValueError as error:
-        parser.error(f"argument --inception_weights: {error}")
-    if opt.n_classes <= highest_label:
-        parser.error(f"argument --n_classes: must be at least {highest_label + 1}, the labels go up to {highest_label}")
-    if opt.fid_samples > n_test_images:
-        parser.error(f"argument --fid_samples: must be at most {n_test_images}, the number of test images")
-    if n_images % opt.batch_size == 1 and (opt.max_batches or n_images) > n_images // opt.batch_size:
-        parser.error(
-            f"argument --batch_size: must not leave a last batch of 1, on which batch normalisation cannot train, "
-            f"as {opt.batch_size} does with {n_images} images"
-        )
+    check_training_flags(parser, opt)
     return opt
 
 
@@ -75,6 +54,7 @@ if __name__ == "__main__":
     opt = parse_flags()
     if opt.cpu:
         os.environ["nvcc_path"] = ""
+    sys.stdout.reconfigure(line_buffering=True)  # progress is seen at once, also in a file
 
 import numpy as np
 from PIL import Image
@@ -209,7 +189,7 @@ def evaluate(generator, test_set, weights, epoch, opt):
 # ---------------------------------------------------------------- training
 def train(opt):
     """Trains both networks (report: one step) and writes grids, log and checkpoint under opt.output_dir."""
-    weights = fid.find_weights(opt.inception_weights)
+    weights = opt.inception_weights or fid.find_hub_weights()
     dataloader, test_set = load_mnist(opt, train=True), load_mnist(opt, train=False)
     n_batches = min(len(dataloader), opt.max_batches or len(dataloader))
     images_dir, results_dir = (os.path.join(opt.output_dir, name) for name in ("images", "results"))

@@ -11,9 +11,9 @@ Smaller is more alike; 0 is reached by equal sets. The value depends on how many
 """
 
 import contextlib
+import http.client
 import io
 import os
-import urllib.error
 import urllib.request
 
 import numpy as np
@@ -71,19 +71,19 @@ def hub_weights():
     return path
 
 
-def find_weights(path=None):
-    """Returns the path of usable weights: `path`, or where it is None Jittor's own.
-
-    Returns None where they cannot be had, after one sentence on what to do. Raises ValueError on a bad file.
-    """
+def find_hub_weights():
+    """Returns the path of Jittor's own weights; None, after one sentence on what to do, where they cannot be had."""
     try:
-        path = path or hub_weights()
-    except OSError:
-        url = HUB + HUB_FILE
-        print(f"FID is left out: Inception-v3's weights need a network; fetch {url} and give --inception_weights PATH.")
+        path = hub_weights()
+        read_weights(path)
+        return path
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        print(
+            f"FID is left out, as Inception-v3's weights could not be had ({reason}): "
+            f"fetch {HUB}{HUB_FILE} and give --inception_weights PATH."
+        )
         return None
-    read_weights(path)
-    return path
 
 
 def inception_features(images, weights=None, batch_size=50):

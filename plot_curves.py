@@ -4,6 +4,7 @@ python plot_curves.py results/log.json                  one run, pictures beside
 python plot_curves.py a/log.json b/log.json --output_dir curves     several runs, overlaid
 """
 
+import argparse
 import json
 import math
 import os
@@ -14,8 +15,19 @@ from support.flags import Parser, output_folder
 STYLES = ["-", "--", ":", "-."]  # runs differ by line style, losses by colour: also readable in black and white
 
 
+def are_rows(rows, keys):
+    """Returns whether `rows` is a list of dictionaries that have a finite number under each of `keys`."""
+    return isinstance(rows, list) and all(
+        isinstance(row, dict) and all(type(row.get(key)) in (int, float) and math.isfinite(row[key]) for key in keys)
+        for row in rows
+    )
+
+
 def read_log(path):
-    """Returns the log in `path` as a dictionary; raises ValueError that names the file and what is wrong."""
+    """Returns (epochs, scored evaluations) of a log of cgan.py: lists of dictionaries, as the log holds them.
+
+    Raises ValueError that names the file and what is wrong.
+    """
     try:
         with open(path, encoding="utf-8") as file:
             log = json.load(file)
@@ -23,29 +35,21 @@ def read_log(path):
         raise ValueError(f"{path}: {error.strerror}")
     except ValueError:
         raise ValueError(f"{path} is not a log: it holds no JSON")
-
-    def numbers(rows, keys, or_null=False):
-        return isinstance(rows, list) and all(
-            isinstance(row, dict)
-            and all((or_null and row.get(key, 0) is None) or is_number(row.get(key)) for key in keys)
-            for row in rows
-        )
-
-    if not isinstance(log, dict) or not numbers(log.get("epochs"), ("epoch", "d_loss", "g_loss")):
+    if not isinstance(log, dict) or not are_rows(log.get("epochs"), ("epoch", "d_loss", "g_loss")):
         raise ValueError(f"{path} is not a log of cgan.py: 'epochs' must list epoch, d_loss and g_loss")
-    if not numbers(log.get("evaluations", []), ("epoch", "fid"), or_null=True):
+    evaluations = log.get("evaluations")
+    if not are_rows(evaluations, ("epoch",)) or not all("fid" in row for row in evaluations):
         raise ValueError(f"{path} is not a log of cgan.py: 'evaluations' must list epoch and fid")
+    scored = [row for row in evaluations if row["fid"] is not None]
+    if not are_rows(scored, ("fid",)):
+        raise ValueError(f"{path} is not a log of cgan.py: in 'evaluations', fid must be a number or null")
     if not log["epochs"]:
         raise ValueError(f"{path} holds no finished epoch yet")
-    return log
+    return log["epochs"], scored
 
 
-def is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def draw(path, ylabel, lines):
-    """Writes one figure. lines: [(xs, ys, label, matplotlib keywords)]."""
+def draw(path, ylabel, curves):
+    """Writes one figure. curves: [(rows, key, label, colour, line style)], y = row[key] over row["epoch"]."""
     import matplotlib  # here, not above: its first import writes a font cache, which a bad log need not wait for
 
     matplotlib.use("Agg")  # no screen needed
@@ -53,9 +57,10 @@ def draw(path, ylabel, lines):
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = plt.subplots(figsize=(7, 4.5), dpi=150, constrained_layout=True)
-    for xs, ys, label, style in lines:
-        # A single point needs a marker to be seen.
-        axes.plot(xs, ys, label=label, marker="o" if len(xs) == 1 else style.pop("marker", None), **style)
+    for rows, key, label, colour, style in curves:
+        marker = "o" if len(rows) <= 20 else None  # a single point would not be seen without
+        xs, ys = [row["epoch"] for row in rows], [row[key] for row in rows]
+        axes.plot(xs, ys, label=label, color=colour, linestyle=style, marker=marker, markersize=4)
     axes.set_xlabel("epoch")
     axes.set_ylabel(ylabel)
     axes.set_ylim(bottom=0)
@@ -70,20 +75,16 @@ def draw(path, ylabel, lines):
 def plot_curves(logs, output_dir):
     """Draws loss.png and, where a log has an FID, fid.png into `output_dir`.
 
-    logs: {name of the run: log as `read_log` returns it}.
+    logs: {name of the run: what `read_log` returns for it}.
     """
     os.makedirs(output_dir, exist_ok=True)
     losses, fids = [], []
-    for i, (name, log) in enumerate(logs.items()):
+    for i, (name, (epochs, scored)) in enumerate(logs.items()):
         style, suffix = STYLES[i % len(STYLES)], f", {name}" if len(logs) > 1 else ""
-        epochs = [row["epoch"] for row in log["epochs"]]
-        for key, label, colour in (("d_loss", "discriminator", "C0"), ("g_loss", "generator", "C1")):
-            ys = [row[key] for row in log["epochs"]]
-            losses.append((epochs, ys, label + suffix, {"color": colour, "linestyle": style}))
-        scored = [row for row in log.get("evaluations", []) if row["fid"] is not None]
+        losses.append((epochs, "d_loss", "discriminator" + suffix, "C0", style))
+        losses.append((epochs, "g_loss", "generator" + suffix, "C1", style))
         if scored:
-            xs, ys = [row["epoch"] for row in scored], [row["fid"] for row in scored]
-            fids.append((xs, ys, "FID" + suffix, {"color": f"C{i}", "linestyle": style, "marker": "o"}))
+            fids.append((scored, "fid", "FID" + suffix, f"C{i}", style))
     draw(os.path.join(output_dir, "loss.png"), "mean loss of the epoch", losses)
     if fids:
         draw(os.path.join(output_dir, "fid.png"), "FID (lower is better)", fids)
@@ -94,13 +95,17 @@ def plot_curves(logs, output_dir):
 def main():
     parser = Parser("Draws loss.png and fid.png from logs of cgan.py.")
     parser.add_argument("logs", nargs="+", metavar="log.json", help="several logs are overlaid")
-    parser.add_argument("--output_dir", type=output_folder, help="where the pictures go (None: beside the first log)")
+    parser.add_argument("--output_dir", help="where the pictures go (default: beside the first log)")
     opt = parser.parse_args()
     try:
         logs = {path: read_log(path) for path in opt.logs}
     except ValueError as error:
         parser.error(f"argument log.json: {error}")
-    plot_curves(logs, opt.output_dir or os.path.dirname(os.path.abspath(opt.logs[0])))
+    try:
+        output_dir = output_folder(opt.output_dir or os.path.dirname(os.path.abspath(opt.logs[0])))
+    except argparse.ArgumentTypeError as error:
+        parser.error(f"argument --output_dir: {error}")
+    plot_curves(logs, output_dir)
 
 
 if __name__ == "__main__":

@@ -7,20 +7,25 @@ import os
 import struct
 import tempfile
 
+from support.inception_weights import read_weights
+
 IMAGE_MAGIC, LABEL_MAGIC = 2051, 2049  # of the idx format that MNIST comes in
-MNIST_FILES = {
-    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
-    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
-}
+MNIST_FILES = [  # of the training and of the test set
+    ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
+    ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
+]
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line on standard error, with exit status 2."""
 
     def __init__(self, description):
-        super().__init__(
-            description=description, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+        super().__init__(description=description, allow_abbrev=False)
+
+    def add_argument(self, *names, **settings):
+        if settings.get("default") not in (None, argparse.SUPPRESS):
+            settings["help"] += " (default: %(default)s)"
+        return super().add_argument(*names, **settings)
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {message}\n")
@@ -62,15 +67,23 @@ def decay_rate(text):
 
 def output_folder(text):
     """argparse type: a folder that exists or can be made, in which files can be written; leaves no trace."""
-    folder = os.path.abspath(text)
-    for path in [folder] + [os.path.join(folder, name) for name in ("images", "results")]:
-        while not os.path.lexists(path):
-            path = os.path.dirname(path)
-        try:
-            with tempfile.TemporaryFile(dir=path):
-                pass
-        except OSError as error:
-            raise argparse.ArgumentTypeError(f"must be a folder that can be written, but {path}: {error.strerror}")
+    path = os.path.abspath(text)
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"must be a folder that can be written, but {path}: {error.strerror}")
+    return text
+
+
+def weights_file(text):
+    """argparse type: a file of Inception-v3's weights."""
+    try:
+        read_weights(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error))
     return text
 
 
@@ -97,18 +110,42 @@ def read_idx(path, magic):
     return count, data[header:]
 
 
-def check_data_root(folder):
+def read_data_root(folder):
     """Checks the four MNIST-format files.
 
     Returns (number of training images, number of test images, highest label).
     Raises ValueError that names the file and what is wrong.
     """
-    highest = 0
-    counts = {}
-    for part, (images, labels) in MNIST_FILES.items():
-        counts[part], _ = read_idx(os.path.join(folder, images), IMAGE_MAGIC)
+    highest, counts = 0, []
+    for images, labels in MNIST_FILES:
+        n_images, _ = read_idx(os.path.join(folder, images), IMAGE_MAGIC)
         n_labels, values = read_idx(os.path.join(folder, labels), LABEL_MAGIC)
-        if n_labels != counts[part]:
-            raise ValueError(f"{folder}: {counts[part]} {part} images, but {n_labels} labels")
+        if n_labels != n_images:
+            raise ValueError(f"{folder}: {images} holds {n_images} images, but {labels} {n_labels} labels")
+        counts.append(n_images)
         highest = max(highest, max(values))
-    return counts["train"], counts["test"], highest
+    return (*counts, highest)
+
+
+def check_training_flags(parser, opt):
+    """Ends the program where flags of cgan.py that are right by themselves do not fit the data or each other."""
+    n_images, n_test_images, highest_label = 60000, 10000, 9
+    try:
+        for name in ("images", "results"):
+            output_folder(os.path.join(opt.output_dir, name))
+    except argparse.ArgumentTypeError as error:
+        parser.error(f"argument --output_dir: {error}")
+    try:
+        if opt.data_root is not None:
+            n_images, n_test_images, highest_label = read_data_root(opt.data_root)
+    except ValueError as error:
+        parser.error(f"argument --data_root: {error}")
+    if opt.n_classes <= highest_label:
+        parser.error(f"argument --n_classes: must be at least {highest_label + 1}, the labels go up to {highest_label}")
+    if opt.fid_samples > n_test_images:
+        parser.error(f"argument --fid_samples: must be at most {n_test_images}, the number of test images")
+    if n_images % opt.batch_size == 1 and (opt.max_batches or n_images) > n_images // opt.batch_size:
+        parser.error(
+            f"argument --batch_size: must not leave a last batch of 1, on which batch normalisation cannot train, "
+            f"as {opt.batch_size} does with {n_images} images"
+        )

@@ -70,6 +70,13 @@ def test_a_results_file_where_the_folder_goes(tmp_path):
     refused(tmp_path, ROOT / "cgan.py", "--output_dir", ".", names=["--output_dir", "results"])
 
 
+@pytest.mark.parametrize("script", ["cgan.py", "plot_curves.py"])
+def test_output_dir_below_a_file(tmp_path, finished_run, script):
+    (tmp_path / "file").write_text("not a folder")
+    log = [finished_run[0] / "results" / "log.json"] if script == "plot_curves.py" else []
+    refused(tmp_path, ROOT / script, *log, "--output_dir", "file/below", names=["--output_dir", "file"])
+
+
 @pytest.fixture
 def mnist(tmp_path):
     folder = tmp_path / "mnist"
@@ -111,7 +118,7 @@ def spoil_short(folder):
 
 def spoil_count(folder):
     write_idx(folder / MNIST_FILES[3], [2049, 9000], np.zeros(9000))
-    return "10000 test images", "9000 labels"
+    return "10000 images", "9000 labels"
 
 
 def spoil_size(folder):
@@ -177,7 +184,8 @@ def test_inception_weights(tmp_path, inception_weights):
         ('{"epochs": [{"epoch": 1}]}', "d_loss"),
         ('{"epochs": [{"epoch": 1, "d_loss": NaN, "g_loss": 1}]}', "d_loss"),
         ('{"epochs": [{"epoch": 1, "d_loss": 1, "g_loss": 1}], "evaluations": [{"fid": "x"}]}', "evaluations"),
-        ('{"epochs": []}', "no finished epoch"),
+        ('{"epochs": [{"epoch": 1, "d_loss": 1, "g_loss": 1}], "evaluations": [{"epoch": 1, "fid": "x"}]}', "or null"),
+        ('{"epochs": [], "evaluations": []}', "no finished epoch"),
     ],
 )
 def test_plot_curves_log(tmp_path, text, what):

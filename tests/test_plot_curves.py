@@ -39,3 +39,12 @@ def test_several_logs_overlay_and_a_log_without_fid_still_draws(finished_run, tm
     )
     assert process.returncode == 0, process.stderr
     assert set(drawn(both)) == {"loss.png", "fid.png"} and drawn(both)["loss.png"] != alone["loss.png"]
+
+
+def test_a_single_epoch_with_a_single_fid_draws(finished_run, tmp_path):
+    log = json.loads((finished_run[0] / "results" / "log.json").read_text())
+    log = {name: rows[:1] if isinstance(rows, list) else rows for name, rows in log.items()}
+    (tmp_path / "log.json").write_text(json.dumps(log))
+    process = run("plot_curves.py", tmp_path / "log.json")
+    assert process.returncode == 0, process.stderr
+    assert set(drawn(tmp_path)) == {"loss.png", "fid.png"}
