@@ -139,7 +139,7 @@ def load_mnist(opt, train):
         [transform.Resize(opt.img_size), transform.Gray(), transform.ImageNormalize(mean=[0.5], std=[0.5])]
     )
     # Jittor joins folder and file name as they stand, so the folder needs its slash.
-    where = {"data_root": os.path.join(opt.data_root, ""), "download": False} if opt.data_root else {}
+    where = {"data_root": os.path.join(opt.data_root, ""), "download": False} if opt.data_root is not None else {}
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             dataset = MNIST(train=train, transform=preprocessing, **where)
@@ -253,6 +253,8 @@ def train(opt):
             if batches_done % opt.sample_interval == 0:
                 save_samples(os.path.join(images_dir, f"{batches_done}.png"), generator, opt)
 
+        if not np.isfinite(g_total + d_total):
+            sys.exit(f"Training diverged in epoch {epoch}: a loss is not finite. A smaller --lr helps.")
         log["epochs"].append(
             {
                 "epoch": epoch,

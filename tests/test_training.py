@@ -1,11 +1,15 @@
 """Training: the report's order of steps, and what a run leaves on disk."""
 
 import json
+import os
+import pty
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from conftest import run
+from conftest import ENVIRONMENT, ROOT, run
 from PIL import Image
 
 import cgan
@@ -41,6 +45,24 @@ def test_run_says_what_the_report_says(finished_run):
     assert progress == [("1", "0"), ("1", "50"), ("2", "0"), ("2", "50")]
     assert not re.search(r"\[[iwe] \d{4} ", process.stdout + process.stderr)  # Jittor's own log lines
     assert "FID is left out" not in process.stdout
+
+
+def test_progress_bar_shows_both_losses(tmp_path):
+    """In a terminal, which a file is not."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "cgan.py", *"--n_epochs 1 --max_batches 60 --output_dir".split(), tmp_path]
+    process = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=theirs)
+    os.close(theirs)
+    assert process.returncode == 0
+    bar = os.read(ours, 65536).decode()
+    assert re.search(r"Epoch 1/1: +\d+%\|.*\| \d+/60 \[.*D loss: \d\.\d{4}, G loss: \d\.\d{4}", bar)
+
+
+def test_divergence_is_one_sentence_and_keeps_nothing_broken(tmp_path):
+    process = run(*"cgan.py --lr 1e30 --n_epochs 2 --max_batches 5 --output_dir".split(), tmp_path)
+    assert process.returncode == 1 and process.stderr.count("\n") == 1
+    assert "diverged in epoch 1" in process.stderr and "--lr" in process.stderr
+    assert not list((tmp_path / "results").iterdir())
 
 
 def test_log_follows_its_contract(finished_run):
