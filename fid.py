@@ -10,15 +10,13 @@ Smaller is more alike; 0 is reached by equal sets. The value depends on how many
 (few images: far too high), so only values from equally many images can be compared.
 """
 
-import contextlib
 import http.client
-import io
 import os
 import urllib.request
 
 import numpy as np
 
-from support.device import jt
+from support.device import jt, quiet
 from support.inception_weights import read_weights
 
 # isort: split
@@ -63,7 +61,7 @@ def hub_weights():
     if not os.path.isfile(path):
         urllib.request.urlopen(HUB + HUB_FILE, timeout=10).close()  # fails soon and silently without a network
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
+            with quiet():
                 download_url_to_local(HUB + HUB_FILE, HUB_FILE + ".part", jt.compiler.ck_path, None)
         except RuntimeError as error:
             raise OSError(str(error))

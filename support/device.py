@@ -12,7 +12,6 @@ environment variables that Jittor reads at its import:
 import contextlib
 import ctypes
 import glob
-import io
 import os
 import shutil
 import subprocess
@@ -67,6 +66,21 @@ def check_compiler():
         os.environ.setdefault("python_config_path", configs[0])
 
 
+@contextlib.contextmanager
+def quiet():
+    """Keeps off the terminal what is printed inside, also by compiled code and child processes; not errors."""
+    sys.stdout.flush()
+    saved, null = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(saved, 1)
+        os.close(saved)
+        os.close(null)
+
+
 def import_jittor():
     """Returns the module jittor, on CUDA where a GPU works, on the CPU otherwise.
 
@@ -90,7 +104,7 @@ def import_jittor():
     if os.environ.get("nvcc_path") != "" and not cuda_works():
         print("CUDA does not work with Jittor on this machine: running on the CPU.", file=sys.stderr, flush=True)
         os.environ["nvcc_path"] = ""
-    with contextlib.redirect_stdout(io.StringIO()):  # Jittor prints which helper archives it unpacks
+    with quiet():  # Jittor prints which helper archives it unpacks and how oneDNN's example runs
         import jittor
     if jittor.has_cuda:
         jittor.flags.use_cuda = 1
