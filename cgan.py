@@ -60,6 +60,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import fid
+from support import digit_classifier
 from support.checkpoint import replace_file, save_checkpoint, save_log
 from support.device import jt, quiet
 
@@ -172,24 +173,39 @@ def save_samples(path, generator, opt):
     replace_file(path, lambda file: picture.save(file, format="PNG"))
 
 
-def evaluate(generator, test_set, weights, epoch, opt):
-    """Returns the FID between random test images and as many generated ones, None without weights."""
-    if not weights:
-        return None
+def evaluate(generator, classifier, test_images, test_features, weights, epoch, opt):
+    """Returns what the log holds of one evaluation; its random numbers follow from (seed, epoch).
+
+    fid, kid (the report's): opt.fid_samples random test images against as many generated ones; null without weights.
+    digit_fid: Fréchet distance of 10,000 generated digits to all test images, on the digit classifier's features.
+    label_accuracy, class_accuracy: how often the classifier reads the digit that was asked for, in all and by class.
+    """
     rng = np.random.default_rng((opt.seed, epoch))
-    picked = rng.choice(test_set.total_len, opt.fid_samples, replace=False)
-    real = np.stack([np.asarray(test_set[int(i)][0]) for i in picked])
-    noise = rng.standard_normal((opt.fid_samples, opt.latent_dim))
-    generated = generate(generator, noise, rng.integers(0, opt.n_classes, opt.fid_samples))
-    features = fid.inception_features(np.concatenate([real, generated]), weights)
-    return fid.frechet_distance(features[: opt.fid_samples], features[opt.fid_samples :])
+    scores = {"fid": None, "kid": None, "fid_samples": opt.fid_samples}
+    if weights:
+        real = test_images[rng.choice(len(test_images), opt.fid_samples, replace=False)]
+        noise = rng.standard_normal((opt.fid_samples, opt.latent_dim))
+        generated = generate(generator, noise, rng.integers(0, opt.n_classes, opt.fid_samples))
+        real, generated = np.split(fid.inception_features(np.concatenate([real, generated]), weights), 2)
+        scores.update(fid=fid.frechet_distance(real, generated), kid=fid.kernel_distance(real, generated))
+
+    labels = np.arange(10000) % min(opt.n_classes, 10)
+    generated = generate(generator, rng.standard_normal((len(labels), opt.latent_dim)), labels)
+    features, digits = digit_classifier.read_digits(classifier, generated)
+    scores["digit_fid"] = fid.frechet_distance(features, test_features)
+    scores["label_accuracy"] = float((digits == labels).mean())
+    scores["class_accuracy"] = [float((digits[labels == label] == label).mean()) for label in np.unique(labels)]
+    return scores
 
 
 # ---------------------------------------------------------------- training
 def train(opt):
     """Trains both networks (report: one step) and writes grids, log and checkpoint under opt.output_dir."""
     weights = opt.inception_weights or fid.find_hub_weights()
-    dataloader, test_set = load_mnist(opt, train=True), load_mnist(opt, train=False)
+    dataloader = load_mnist(opt, train=True)
+    test_images = digit_classifier.all_images(load_mnist(opt, train=False))
+    classifier = digit_classifier.load()
+    test_features, _ = digit_classifier.read_digits(classifier, test_images)
     n_batches = min(len(dataloader), opt.max_batches or len(dataloader))
     images_dir, results_dir = (os.path.join(opt.output_dir, name) for name in ("images", "results"))
     os.makedirs(images_dir, exist_ok=True)
@@ -263,10 +279,11 @@ def train(opt):
             }
         )
         if epoch % opt.fid_interval == 0:
-            score = evaluate(generator, test_set, weights, epoch, opt)
-            log["evaluations"].append({"epoch": epoch, "fid": score, "fid_samples": opt.fid_samples})
-            if score is not None:
-                tqdm.write(f"[Epoch {epoch}/{opt.n_epochs}] [FID: {score:.2f} on {opt.fid_samples} images]")
+            scores = evaluate(generator, classifier, test_images, test_features, weights, epoch, opt)
+            log["evaluations"].append({"epoch": epoch, **scores})
+            shown = ["fid", "kid", "digit_fid", "label_accuracy"]
+            values = " ".join(f"[{name}: {scores[name]:.4g}]" for name in shown if scores[name] is not None)
+            tqdm.write(f"[Epoch {epoch}/{opt.n_epochs}] {values}")
         save_checkpoint(
             os.path.join(results_dir, "checkpoint.npz"),
             {"generator": generator, "discriminator": discriminator},

@@ -1,4 +1,4 @@
-"""The Fréchet Inception Distance (FID) between two sets of images.
+"""The Fréchet Inception Distance (FID) and its unbiased sibling KID between two sets of images.
 
 FID compares the images as a network trained on ImageNet sees them (Heusel et al. 2017, "GANs Trained by a
 Two Time-Scale Update Rule Converge to a Local Nash Equilibrium"): it takes the 2048 features that Inception-v3
@@ -27,29 +27,55 @@ HUB = "https://cg.cs.tsinghua.edu.cn/jittor/assets/build/checkpoints/"  # what J
 HUB_FILE = "inception_v3.pkl"
 
 
-def frechet_distance(a, b):
-    """Returns the Fréchet distance between two Gaussians that have the sets' means and covariances.
-
-    a: features (n, d); b: features (m, d); n, m >= 2. Computed in float64; real and at least 0.
-
-    No matrix square root is needed: with A and B the centred features, divided by sqrt(n - 1) and sqrt(m - 1),
-    C_a = A'A and C_b = B'B, and the eigenvalues of C_a C_b are the squared singular values of A B'. So the trace
-    of the root is their sum. Where n > d, A's triangular factor (d, d) stands in for it: A'A = R'R.
-    """
+def as_features(a, b):
+    """Returns both sets as float64; raises ValueError where they are not (n, d) and (m, d), finite, n, m >= 2."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(f"features must be (n, d) and (m, d), not {a.shape} and {b.shape}")
     for features in (a, b):
         if len(features) < 2:
-            raise ValueError(f"a covariance needs at least 2 images, not {len(features)}")
+            raise ValueError(f"a set needs at least 2 images, not {len(features)}")
         if not np.isfinite(features).all():
-            raise ValueError("features must be finite")
+            raise ValueError("features must be finite, but hold NaN or infinity")
+    return a, b
+
+
+def frechet_distance(a, b):
+    """Returns the Fréchet distance between two Gaussians that have the sets' means and covariances.
+
+    a: features (n, d); b: features (m, d); n, m >= 2. Computed in float64; real and at least 0.
+    Raises ValueError on fewer than 2 rows, different widths, NaN or infinity.
+
+    No matrix square root is needed: with A and B the centred features, divided by sqrt(n - 1) and sqrt(m - 1),
+    C_a = A'A and C_b = B'B, and the eigenvalues of C_a C_b are the squared singular values of A B'. So the trace
+    of the root is their sum. Where n > d, A's triangular factor (d, d) stands in for it: A'A = R'R.
+    """
+    a, b = as_features(a, b)
     mean_term = np.sum((a.mean(0) - b.mean(0)) ** 2)
     a, b = ((x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b))
     spread = np.sum(a**2) + np.sum(b**2)  # trace(C_a) + trace(C_b)
     a, b = (np.linalg.qr(x, mode="r") if len(x) > x.shape[1] else x for x in (a, b))
     trace_of_root = np.linalg.svd(a @ b.T, compute_uv=False).sum()
     return float(max(mean_term + spread - 2 * trace_of_root, 0.0))  # rounding may end just below 0
+
+
+def kernel_distance(a, b):
+    """Returns the Kernel Inception Distance (KID): the squared maximum mean discrepancy with (x.y / d + 1)^3.
+
+    a: features (n, d); b: features (m, d); n, m >= 2. Computed in float64. Its expectation does not depend on the
+    number of images, as FID's does; it is unbiased, and so may be slightly negative. Raises ValueError as
+    frechet_distance does. Source: Bińkowski et al. 2018, "Demystifying MMD GANs".
+    """
+    a, b = as_features(a, b)
+
+    def kernel(x, y):
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    def mean_of_pairs(x):
+        values = kernel(x, x)
+        return (values.sum() - np.trace(values)) / (len(x) * (len(x) - 1))  # no image paired with itself
+
+    return float(mean_of_pairs(a) + mean_of_pairs(b) - 2 * kernel(a, b).mean())
 
 
 def hub_weights():

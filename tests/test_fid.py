@@ -1,5 +1,7 @@
 """FID against independent computations: scipy's matrix square root, torchvision's features."""
 
+import json
+
 import numpy as np
 import pytest
 from conftest import REFERENCE, run
@@ -38,14 +40,54 @@ def test_frechet_distance_squares_the_mean_difference():
 @pytest.mark.parametrize(
     "a, b, message",
     [
-        (np.ones((1, 4)), np.ones((5, 4)), "at least 2 images"),
+        (np.ones((1, 4)), np.ones((5, 4)), "at least 2 images, not 1"),
         (np.ones((5, 4)), np.ones((5, 3)), r"\(5, 4\) and \(5, 3\)"),
         (np.full((5, 4), np.nan), np.ones((5, 4)), "finite"),
     ],
 )
-def test_frechet_distance_refuses(a, b, message):
-    with pytest.raises(ValueError, match=message):
-        fid.frechet_distance(a, b)
+def test_distances_refuse(a, b, message):
+    for distance in (fid.frechet_distance, fid.kernel_distance):
+        with pytest.raises(ValueError, match=message):
+            distance(a, b)
+
+
+def test_kernel_distance_is_the_papers_sum():
+    """Bińkowski et al. 2018, equation 4, term by term."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(5, 3)), rng.normal(0.5, 1, (4, 3))
+
+    def mean_kernel(x, y, pairs):
+        return np.mean([(x[i] @ y[j] / 3 + 1) ** 3 for i, j in pairs])
+
+    within_a = mean_kernel(a, a, [(i, j) for i in range(5) for j in range(5) if i != j])
+    within_b = mean_kernel(b, b, [(i, j) for i in range(4) for j in range(4) if i != j])
+    between = mean_kernel(a, b, [(i, j) for i in range(5) for j in range(4)])
+    assert fid.kernel_distance(a, b) == pytest.approx(within_a + within_b - 2 * between, rel=1e-12)
+
+
+def test_fid_depends_on_the_sample_count_and_kid_does_not():
+    """Two sets from one distribution, whose true distance is 0."""
+    rng = np.random.default_rng(0)
+    scores = {}
+    for n in (50, 800):
+        pairs = [rng.normal(size=(2, n, 64)) for _ in range(20)]
+        fids = [fid.frechet_distance(*pair) for pair in pairs]
+        kids = [fid.kernel_distance(*pair) for pair in pairs]
+        scores[n] = np.mean(fids), np.mean(kids), np.std(kids) / np.sqrt(len(kids))
+    assert scores[50][0] > 5 * scores[800][0]
+    for _, kid, error in scores.values():
+        assert abs(kid) < 4 * error
+
+
+@pytest.mark.parametrize("distance", [fid.frechet_distance, fid.kernel_distance])
+@pytest.mark.parametrize("scale", [1e-6, 1, 1e6])
+def test_distances_of_copies_of_one_image(distance, scale):
+    """Covariance 0, where a matrix square root often fails: the squared difference of the means is left."""
+    a, b = np.full((100, 64), 3.0 * scale), np.full((50, 64), 2.0 * scale)
+    expected = 64 * scale**2
+    if distance is fid.kernel_distance:
+        expected = (9 * scale**2 + 1) ** 3 + (4 * scale**2 + 1) ** 3 - 2 * (6 * scale**2 + 1) ** 3
+    assert distance(a, b) == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 
 @pytest.fixture(scope="module")
@@ -78,4 +120,6 @@ def test_without_a_network_training_says_so_once_and_goes_on(tmp_path):
     )
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("FID is left out") == 1 and "--inception_weights" in process.stdout
-    assert '"fid": null' in (tmp_path / "results" / "log.json").read_text()
+    (evaluation,) = json.loads((tmp_path / "results" / "log.json").read_text())["evaluations"]
+    assert (evaluation["fid"], evaluation["kid"], evaluation["fid_samples"]) == (None, None, 100)
+    assert evaluation["digit_fid"] > 0 and 0 <= evaluation["label_accuracy"] <= 1

@@ -9,7 +9,7 @@ from conftest import ROOT, run
 from support import device
 
 MODULES = ["cgan", "fid", "plot_curves", "support.device", "support.checkpoint", "support.flags"]
-MODULES += ["support.inception_weights"]
+MODULES += ["support.inception_weights", "support.digit_classifier"]
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -79,7 +79,10 @@ def test_log_follows_its_contract(finished_run):
     assert [row["epoch"] for row in log["epochs"]] == [1, 2]
     assert all(0 < row["d_loss"] < 2 and 0 < row["g_loss"] < 5 and row["seconds"] > 0 for row in log["epochs"])
     assert [(row["epoch"], row["fid_samples"]) for row in log["evaluations"]] == [(1, 10), (2, 10)]
-    assert all(row["fid"] > 0 for row in log["evaluations"])
+    assert all(row["fid"] > 0 and isinstance(row["kid"], float) for row in log["evaluations"])
+    for row in log["evaluations"]:
+        assert row["digit_fid"] > 0 and len(row["class_accuracy"]) == 10
+        assert row["label_accuracy"] == pytest.approx(np.mean(row["class_accuracy"]))
 
 
 def test_checkpoint_holds_both_networks_and_both_optimizers(finished_run):
