@@ -8,14 +8,39 @@ computes for every image, describes each set by their mean mu and covariance C, 
 
 Smaller is more alike; 0 is reached by equal sets. The value depends on how many images it is computed from
 (few images: far too high), so only values from equally many images can be compared.
+
+    python fid.py real_folder generated_folder
+    python fid.py mnist generated_folder --features digits      on a digit classifier's features, no download
 """
 
 import http.client
 import os
+import sys
 import urllib.request
 
 import numpy as np
 
+from support.flags import Parser, image_source, weights_file, whole_number
+
+
+def parse_flags(argv=None):
+    """Returns the flags of the command line; ends with one line and status 2 where one is wrong."""
+    parser = Parser("FID and KID between two sets of images; smaller is more alike.")
+    for name in ("real", "generated"):
+        parser.add_argument(name, type=image_source, help="a folder of PNG or JPEG images, or mnist (its test set)")
+    parser.add_argument("--features", choices=["inception", "digits"], default="inception", help="whose features")
+    parser.add_argument("--inception_weights", type=weights_file, help=".pkl or .npz (default: Jittor's own)")
+    parser.add_argument("--batch_size", type=whole_number(1), default=50, help="images at a time")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    opt = parse_flags()  # before Jittor is imported: its first import compiles for minutes
+
+from PIL import Image
+from tqdm import tqdm
+
+from support import digit_classifier
 from support.device import jt, quiet
 from support.inception_weights import read_weights
 
@@ -105,29 +130,36 @@ def find_hub_weights():
         reason = getattr(error, "reason", error)
         print(
             f"FID is left out, as Inception-v3's weights could not be had ({reason}): "
-            f"fetch {HUB}{HUB_FILE} and give --inception_weights PATH."
+            f"fetch {HUB}{HUB_FILE} and give --inception_weights PATH.",
         )
         return None
+
+
+def load_inception(weights=None):
+    """Returns Jittor's Inception-v3 in evaluation mode, (N, 3, 299, 299) in [-1, 1] -> (N, 2048).
+
+    weights: a path (.pkl, .npz), {name: array}, or None for Jittor's own. Raises ValueError on weights that are not
+    Inception-v3's, OSError where weights is None and there is no network.
+    """
+    if not isinstance(weights, dict):
+        weights = read_weights(weights or hub_weights())
+    model = models.inception_v3(aux_logits=False)
+    model.fc = nn.Identity()
+    model.load_state_dict({name: weights[name] for name in weights if not name.startswith(("AuxLogits.", "fc."))})
+    model.eval()
+    return model
 
 
 def inception_features(images, weights=None, batch_size=50):
     """Returns Inception-v3's features after its global average pool: (N, 2048) float32.
 
-    images: (N, 1 or 3, H, W) in [-1, 1], array or jittor Var; resized to 299 x 299 (bilinear), a single
-    channel stands for all three. weights: a path (.pkl, .npz), {name: array}, or None for Jittor's own.
-    Raises ValueError on images of another shape and on weights that are not Inception-v3's, OSError
-    where weights is None and there is no network.
+    images: (N, 1 or 3, H, W) in [-1, 1], array or jittor Var; resized to 299 x 299 (bilinear), a single channel
+    stands for all three. weights: as load_inception takes them, or a model that it returned.
+    Raises ValueError on images of another shape, and what load_inception raises.
     """
     if len(images.shape) != 4 or images.shape[1] not in (1, 3):
         raise ValueError(f"images must be (N, 1 or 3, H, W), not {tuple(images.shape)}")
-    if not isinstance(weights, dict):
-        weights = read_weights(weights or hub_weights())
-    model = models.inception_v3(aux_logits=False)
-    model.fc = nn.Identity()
-    model.load_state_dict(
-        {name: value for name, value in weights.items() if not name.startswith(("AuxLogits.", "fc."))}
-    )
-    model.eval()
+    model = weights if isinstance(weights, nn.Module) else load_inception(weights)
     features = []
     with jt.no_grad():
         for start in range(0, len(images), batch_size):
@@ -137,3 +169,45 @@ def inception_features(images, weights=None, batch_size=50):
                 batch = jt.concat([batch] * 3, dim=1)
             features.append(model(batch).numpy())
     return np.concatenate(features)
+
+
+def read_image(path, mode, size):
+    """Returns an image file as (C, size, size) in [-1, 1], resized as pytorch-fid does; mode: PIL's "L" or "RGB"."""
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert(mode), np.float32) / 127.5 - 1
+    pixels = pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
+    return nn.resize(jt.array(pixels[None]), (size, size), mode="bilinear", align_corners=False).numpy()[0]
+
+
+def features_of(source, extract, mode, size, batch_size):
+    """Returns the features (N, d) of a source as `image_source` returns it.
+
+    extract: a function of images (N, C, size, size) in [-1, 1] that returns their features.
+    """
+    images = digit_classifier.mnist_images(train=False)[0] if source == "mnist" else source
+    features = []
+    for start in tqdm(range(0, len(images), batch_size), desc="features", disable=None):
+        batch = images[start : start + batch_size]
+        if source != "mnist":
+            batch = np.stack([read_image(path, mode, size) for path in batch])
+        features.append(extract(batch))
+    return np.concatenate(features)
+
+
+def main(opt):
+    if opt.features == "digits":
+        classifier = digit_classifier.load()
+        settings = (lambda images: digit_classifier.read_digits(classifier, images)[0]), "L", digit_classifier.IMG_SIZE
+    else:
+        weights = opt.inception_weights or find_hub_weights()
+        if not weights:
+            sys.exit(2)
+        model = load_inception(weights)
+        settings = (lambda images: inception_features(images, model)), "RGB", 299
+    real, generated = (features_of(source, *settings, opt.batch_size) for source in (opt.real, opt.generated))
+    print(f"FID: {frechet_distance(real, generated):.4f} ({len(real)} and {len(generated)} images)")
+    print(f"KID: {kernel_distance(real, generated):.6f}")
+
+
+if __name__ == "__main__":
+    main(opt)

@@ -7,6 +7,8 @@ environment variables that Jittor reads at its import:
     nvcc_path           the empty string keeps Jittor on the CPU
     python_config_path  where the interpreter's python3.X-config is
     log_silent          keeps Jittor's own log lines off the terminal
+    use_parallel_op_compiler    0: kernels are compiled one after the other. Jittor's threads for it crash now and
+                        then with "Segfault happen, main thread exit" (seen once in about 150 starts; JGAN issue 9)
 """
 
 import contextlib
@@ -90,6 +92,7 @@ def import_jittor():
         return sys.modules["jittor"]
     check_compiler()
     os.environ.setdefault("log_silent", "1")
+    os.environ.setdefault("use_parallel_op_compiler", "0")
     if not count_gpus():
         os.environ["nvcc_path"] = ""
     import jittor_utils

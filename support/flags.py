@@ -7,9 +7,12 @@ import os
 import struct
 import tempfile
 
+from PIL import Image
+
 from support.inception_weights import read_weights
 
 IMAGE_MAGIC, LABEL_MAGIC = 2051, 2049  # of the idx format that MNIST comes in
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
 MNIST_FILES = [  # of the training and of the test set
     ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
     ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
@@ -85,6 +88,24 @@ def weights_file(text):
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error))
     return text
+
+
+def image_source(text):
+    """argparse type: the word mnist, or a folder of at least 2 images, returned as the sorted list of their paths."""
+    if text == "mnist":
+        return text
+    if not os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"must be a folder of images or the word mnist, not '{text}'")
+    paths = [os.path.join(text, name) for name in sorted(os.listdir(text)) if name.lower().endswith(IMAGE_ENDINGS)]
+    if len(paths) < 2:
+        raise argparse.ArgumentTypeError(f"must hold at least 2 PNG or JPEG images, but {text} holds {len(paths)}")
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                image.load()
+        except Exception as error:  # whatever a damaged file makes its decoder raise
+            raise argparse.ArgumentTypeError(f"{path} cannot be read as an image: {error}")
+    return paths
 
 
 def read_idx(path, magic):
