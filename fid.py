@@ -42,7 +42,7 @@ from tqdm import tqdm
 
 from support import digit_classifier
 from support.device import jt, quiet
-from support.inception_weights import read_weights
+from support.inception_weights import check_weights, read_weights
 
 # isort: split
 from jittor import models, nn
@@ -141,11 +141,10 @@ def load_inception(weights=None):
     weights: a path (.pkl, .npz), {name: array}, or None for Jittor's own. Raises ValueError on weights that are not
     Inception-v3's, OSError where weights is None and there is no network.
     """
-    if not isinstance(weights, dict):
-        weights = read_weights(weights or hub_weights())
+    weights = check_weights(weights) if isinstance(weights, dict) else read_weights(weights or hub_weights())
     model = models.inception_v3(aux_logits=False)
     model.fc = nn.Identity()
-    model.load_state_dict({name: weights[name] for name in weights if not name.startswith(("AuxLogits.", "fc."))})
+    model.load_state_dict(weights)
     model.eval()
     return model
 

@@ -52,6 +52,14 @@ def read_weights(path):
         raise ValueError(f"{path} is not a file of Inception-v3 weights: {error or type(error).__name__}")
     if not isinstance(weights, dict):
         raise ValueError(f"{path} is not a file of Inception-v3 weights: it holds no named arrays")
+    return check_weights(weights, path)
+
+
+def check_weights(weights, path="the dictionary"):
+    """Returns those of {name: array} that compute the features, as float32.
+
+    Raises ValueError that names `path`, where they came from, and the parameter that is missing or wrong.
+    """
     with open(SHAPES) as file:
         shapes = json.load(file)
     needed = {}

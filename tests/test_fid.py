@@ -111,6 +111,11 @@ def test_inception_features_refuse_other_shapes(inception_weights):
         fid.inception_features(np.zeros((2, 4, 8, 8)), inception_weights)
 
 
+def test_inception_features_refuse_other_weights():
+    with pytest.raises(ValueError, match="is missing"):
+        fid.inception_features(np.zeros((2, 1, 8, 8)), {"weight": np.zeros(3)})
+
+
 def test_without_a_network_training_says_so_once_and_goes_on(tmp_path):
     """No network: a proxy that refuses every connection."""
     process = run(
