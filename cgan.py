@@ -36,7 +36,7 @@ def parse_flags(argv=None):
     flag("--sample_interval", type=whole_number(1), default=1000, help="batches between two sample grids")
     flag("--fid_interval", type=whole_number(1), default=10, help="epochs between two FIDs")
     flag("--fid_samples", type=whole_number(2), default=100, help="real and generated images an FID compares")
-    flag("--inception_weights", type=weights_file, help="Inception-v3's weights, .pkl or .npz (default: Jittor's own)")
+    flag("--inception_weights", type=weights_file, help="Inception-v3's .pkl, .pth or .npz (default: Jittor's own)")
     flag("--data_root", help="folder with the four MNIST-format .gz files (default: Jittor's own MNIST)")
     flag("--seed", type=whole_number(0), default=0, help="the same seed gives the same run")
     flag("--output_dir", type=output_folder, default=".", help="where images/ and results/ go")
@@ -63,6 +63,7 @@ import fid
 from support import digit_classifier
 from support.checkpoint import replace_file, save_checkpoint, save_log
 from support.device import jt, quiet
+from support.inception_weights import sha256
 
 # isort: split
 import jittor.transform as transform
@@ -173,39 +174,56 @@ def save_samples(path, generator, opt):
     replace_file(path, lambda file: picture.save(file, format="PNG"))
 
 
-def evaluate(generator, classifier, test_images, test_features, weights, epoch, opt):
-    """Returns what the log holds of one evaluation; its random numbers follow from (seed, epoch).
+class Evaluation:
+    """Scores a generator; its random numbers follow from (seed, epoch), so that training's are not disturbed.
 
-    fid, kid (the report's): opt.fid_samples random test images against as many generated ones; null without weights.
-    digit_fid: Fréchet distance of 10,000 generated digits to all test images, on the digit classifier's features.
-    label_accuracy, class_accuracy: how often the classifier reads the digit that was asked for, in all and by class.
+    test_images: (N, 1, S, S) in [-1, 1]. Inception's features of a test image are computed once, when first needed.
     """
-    rng = np.random.default_rng((opt.seed, epoch))
-    scores = {"fid": None, "kid": None, "fid_samples": opt.fid_samples}
-    if weights:
-        real = test_images[rng.choice(len(test_images), opt.fid_samples, replace=False)]
-        noise = rng.standard_normal((opt.fid_samples, opt.latent_dim))
-        generated = generate(generator, noise, rng.integers(0, opt.n_classes, opt.fid_samples))
-        real, generated = np.split(fid.inception_features(np.concatenate([real, generated]), weights), 2)
-        scores.update(fid=fid.frechet_distance(real, generated), kid=fid.kernel_distance(real, generated))
 
-    labels = np.arange(10000) % min(opt.n_classes, 10)
-    generated = generate(generator, rng.standard_normal((len(labels), opt.latent_dim)), labels)
-    features, digits = digit_classifier.read_digits(classifier, generated)
-    scores["digit_fid"] = fid.frechet_distance(features, test_features)
-    scores["label_accuracy"] = float((digits == labels).mean())
-    scores["class_accuracy"] = [float((digits[labels == label] == label).mean()) for label in np.unique(labels)]
-    return scores
+    def __init__(self, test_images, opt):
+        self.opt, self.test_images, self.inception_features = opt, test_images, {}
+        self.weights = opt.inception_weights or fid.find_hub_weights()
+        if self.weights:
+            self.weights_sha256, self.inception = sha256(self.weights), fid.load_inception(self.weights)
+        self.classifier = digit_classifier.load()
+        self.test_features, _ = digit_classifier.read_digits(self.classifier, test_images)
+
+    def __call__(self, generator, epoch):
+        """Returns what the log holds of one evaluation.
+
+        fid, kid (the report's): opt.fid_samples random test images against as many generated ones, on Inception's
+            features; null without its weights, whose SHA-256 is inception_sha256.
+        digit_fid: Fréchet distance of 10,000 generated digits to all test images, on the digit classifier's features.
+        label_accuracy, class_accuracy: how often the classifier reads the digit asked for, in all and by class.
+        """
+        opt, rng = self.opt, np.random.default_rng((self.opt.seed, epoch))
+        scores = {"fid": None, "kid": None, "fid_samples": opt.fid_samples}
+        if self.weights:
+            picked = rng.choice(len(self.test_images), opt.fid_samples, replace=False)
+            new = [i for i in picked if i not in self.inception_features]
+            if new:
+                self.inception_features.update(zip(new, fid.inception_features(self.test_images[new], self.inception)))
+            real = np.stack([self.inception_features[i] for i in picked])
+            noise = rng.standard_normal((opt.fid_samples, opt.latent_dim))
+            generated = generate(generator, noise, rng.integers(0, opt.n_classes, opt.fid_samples))
+            generated = fid.inception_features(generated, self.inception)
+            scores.update(fid=fid.frechet_distance(real, generated), kid=fid.kernel_distance(real, generated))
+            scores["inception_sha256"] = self.weights_sha256
+
+        labels = np.arange(10000) % min(opt.n_classes, 10)
+        generated = generate(generator, rng.standard_normal((len(labels), opt.latent_dim)), labels)
+        features, digits = digit_classifier.read_digits(self.classifier, generated)
+        scores["digit_fid"] = fid.frechet_distance(features, self.test_features)
+        scores["label_accuracy"] = float((digits == labels).mean())
+        scores["class_accuracy"] = [float((digits[labels == label] == label).mean()) for label in np.unique(labels)]
+        return scores
 
 
 # ---------------------------------------------------------------- training
 def train(opt):
     """Trains both networks (report: one step) and writes grids, log and checkpoint under opt.output_dir."""
-    weights = opt.inception_weights or fid.find_hub_weights()
     dataloader = load_mnist(opt, train=True)
-    test_images = digit_classifier.all_images(load_mnist(opt, train=False))
-    classifier = digit_classifier.load()
-    test_features, _ = digit_classifier.read_digits(classifier, test_images)
+    evaluate = Evaluation(digit_classifier.all_images(load_mnist(opt, train=False)), opt)
     n_batches = min(len(dataloader), opt.max_batches or len(dataloader))
     images_dir, results_dir = (os.path.join(opt.output_dir, name) for name in ("images", "results"))
     os.makedirs(images_dir, exist_ok=True)
@@ -279,7 +297,7 @@ def train(opt):
             }
         )
         if epoch % opt.fid_interval == 0:
-            scores = evaluate(generator, classifier, test_images, test_features, weights, epoch, opt)
+            scores = evaluate(generator, epoch)
             log["evaluations"].append({"epoch": epoch, **scores})
             shown = ["fid", "kid", "digit_fid", "label_accuracy"]
             values = " ".join(f"[{name}: {scores[name]:.4g}]" for name in shown if scores[name] is not None)

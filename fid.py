@@ -29,7 +29,7 @@ def parse_flags(argv=None):
     for name in ("real", "generated"):
         parser.add_argument(name, type=image_source, help="a folder of PNG or JPEG images, or mnist (its test set)")
     parser.add_argument("--features", choices=["inception", "digits"], default="inception", help="whose features")
-    parser.add_argument("--inception_weights", type=weights_file, help=".pkl or .npz (default: Jittor's own)")
+    parser.add_argument("--inception_weights", type=weights_file, help=".pkl, .pth or .npz (default: Jittor's own)")
     parser.add_argument("--batch_size", type=whole_number(1), default=50, help="images at a time")
     return parser.parse_args(argv)
 
@@ -138,8 +138,8 @@ def find_hub_weights():
 def load_inception(weights=None):
     """Returns Jittor's Inception-v3 in evaluation mode, (N, 3, 299, 299) in [-1, 1] -> (N, 2048).
 
-    weights: a path (.pkl, .npz), {name: array}, or None for Jittor's own. Raises ValueError on weights that are not
-    Inception-v3's, OSError where weights is None and there is no network.
+    weights: a path (.pkl, .pth, .npz), {name: array}, or None for Jittor's own.
+    Raises ValueError on weights that are not Inception-v3's, OSError where weights is None and there is no network.
     """
     weights = check_weights(weights) if isinstance(weights, dict) else read_weights(weights or hub_weights())
     model = models.inception_v3(aux_logits=False)

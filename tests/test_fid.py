@@ -1,13 +1,20 @@
 """FID against independent computations: scipy's matrix square root, torchvision's features."""
 
+import http.client
+import http.server
 import json
+import os
+import threading
 
 import numpy as np
 import pytest
 from conftest import REFERENCE, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 
 import fid
+from support import digit_classifier
 from support.device import jt
 
 
@@ -24,6 +31,55 @@ def test_frechet_distance_equals_sqrtm(n, m, d):
     mix = rng.normal(size=(d, d))
     a, b = rng.normal(size=(n, d)) @ mix, rng.normal(0.1, 1.2, (m, d)) @ mix
     assert fid.frechet_distance(a, b) == pytest.approx(sqrtm_distance(a, b), rel=1e-6)
+
+
+def draw_features(rng, n, d, factors=64):
+    """Features as Inception's are: not negative, many of them moving together."""
+    mix = np.random.default_rng(d).normal(size=(factors, d))
+    return np.maximum(rng.normal(rng.uniform(0, 0.1), 1, (n, factors)) @ mix + rng.normal(size=(n, d)), 0)
+
+
+@pytest.mark.parametrize("n, m, d", [(100, 100, 2048), (3000, 3000, 512), (50, 5000, 256)])
+def test_frechet_distance_equals_sqrtm_at_the_sizes_of_use(n, m, d):
+    rng = np.random.default_rng(0)
+    a, b = draw_features(rng, n, d), draw_features(rng, m, d)
+    assert fid.frechet_distance(a, b) == pytest.approx(sqrtm_distance(a, b), rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Matrix is singular")  # scipy's, on the printed formula
+@pytest.mark.parametrize("images", [1, 7])
+def test_frechet_distance_of_copies_equals_sqrtm(images):
+    """Rank-deficient sets: copies of one image, of a few images."""
+    rng = np.random.default_rng(0)
+    b = draw_features(rng, 600, 256)
+    a = b[np.arange(500) % images]
+    assert fid.frechet_distance(a, b) == pytest.approx(sqrtm_distance(a, b), rel=1e-6)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    n=st.integers(2, 40),
+    m=st.integers(2, 40),
+    d=st.integers(1, 40),
+    power=st.floats(-6, 6),
+    constant=st.integers(0, 40),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_frechet_distance_of_any_shape_and_scale(n, m, d, power, constant, seed):
+    """Against square roots by eigenvalues, which are all real and at least 0; `constant` columns do not vary."""
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal(size=(n, d)), rng.normal(0.5, 2, (m, d))
+    a[:, :constant], b[:, d - constant if constant < d else 0 :] = 1, 2
+    a, b = a * 10**power, b * 10**power
+    distance = fid.frechet_distance(a, b)
+    values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(a, rowvar=False)))
+    root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
+    product = np.linalg.eigvalsh(root @ np.atleast_2d(np.cov(b, rowvar=False)) @ root)
+    traces = a.var(0, ddof=1).sum() + b.var(0, ddof=1).sum()
+    expected = np.sum((a.mean(0) - b.mean(0)) ** 2) + traces - 2 * np.sqrt(np.maximum(product, 0)).sum()
+    assert isinstance(distance, float) and distance >= 0
+    assert abs(distance - expected) <= 1e-6 * (expected + traces)
+    assert fid.frechet_distance(b, a) == pytest.approx(distance, rel=1e-9, abs=1e-12 * traces)
 
 
 @pytest.mark.parametrize("n, d", [(500, 64), (100, 2048)])
@@ -79,6 +135,20 @@ def test_fid_depends_on_the_sample_count_and_kid_does_not():
         assert abs(kid) < 4 * error
 
 
+def test_fid_moves_with_the_sample_count_and_kid_does_not_on_real_digits():
+    """Features of real test digits, disjoint halves: FID at 50 images is many times FID at 1,000; KID stays at 0."""
+    images, _ = digit_classifier.mnist_images(train=False)
+    features, _ = digit_classifier.read_digits(digit_classifier.load(), images)
+    rng, fids, errors = np.random.default_rng(0), {}, {}
+    for n in (50, 1000):
+        pairs = [np.split(features[rng.choice(len(features), 2 * n, replace=False)], 2) for _ in range(20)]
+        kids = [fid.kernel_distance(*pair) for pair in pairs]
+        fids[n] = np.mean([fid.frechet_distance(*pair) for pair in pairs])
+        errors[n] = np.mean(kids) / (np.std(kids) / np.sqrt(len(kids)))
+    assert fids[50] > 5 * fids[1000]
+    assert abs(errors[50]) < 4 and abs(errors[1000]) < 4
+
+
 @pytest.mark.parametrize("distance", [fid.frechet_distance, fid.kernel_distance])
 @pytest.mark.parametrize("scale", [1e-6, 1, 1e6])
 def test_distances_of_copies_of_one_image(distance, scale):
@@ -96,14 +166,39 @@ def reference():
         return dict(file)
 
 
-def test_inception_features_equal_torchvisions(reference, inception_weights, inception_file):
-    features = fid.inception_features(reference["images"], inception_weights)
-    assert features.shape == (8, 2048) and features.dtype == np.float32
-    assert np.abs(features - reference["pool3"]).max() < 1e-4 * np.abs(reference["pool3"]).max()
-    np.testing.assert_allclose(features, reference["pool3"], rtol=1e-4, atol=1e-4 * reference["pool3"].mean())
-    three_channels = np.repeat(reference["images"], 3, axis=1)
-    in_batches = fid.inception_features(jt.array(three_channels), str(inception_file), batch_size=3)
-    np.testing.assert_allclose(in_batches, features, rtol=1e-4, atol=1e-5)
+@pytest.fixture(scope="module")
+def inception(inception_file):
+    return fid.load_inception(str(inception_file))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_inception_features_equal_torchvisions_at_every_batch_size(reference, inception, channels):
+    images = np.repeat(reference["images"], channels, axis=1)
+    features = [fid.inception_features(images, inception, batch_size) for batch_size in (1, 3, 8)]
+    for result in features:
+        assert result.shape == (8, 2048) and result.dtype == np.float32
+        np.testing.assert_allclose(result, reference["pool3"], rtol=1e-5, atol=1e-5 * reference["pool3"].mean())
+        np.testing.assert_allclose(result, features[0], rtol=1e-5, atol=1e-5 * features[0].mean())
+
+
+def test_inception_features_take_weights_and_variables(reference, inception_weights):
+    features = fid.inception_features(jt.array(reference["images"][:2]), inception_weights)
+    np.testing.assert_allclose(features, reference["pool3"][:2], rtol=1e-4, atol=1e-4 * reference["pool3"].mean())
+
+
+@pytest.mark.filterwarnings("ignore:Matrix is singular")
+def test_frechet_distance_equals_sqrtm_on_inceptions_features(inception):
+    """Of real digits, 30 against 20: far fewer images than features, as in the report.
+
+    sqrtm gets them in the 50 dimensions that they span: outside, both covariances are 0, and their 2,000 zero
+    eigenvalues, each wrong by the root of the rounding error, would cost it the sixth digit.
+    """
+    images, _ = digit_classifier.mnist_images(train=False)
+    features = fid.inception_features(images[:50], inception).astype(np.float64)
+    spanned = features @ np.linalg.qr(features.T)[0]
+    expected = sqrtm_distance(spanned[:30], spanned[30:])
+    assert fid.frechet_distance(features[:30], features[30:]) == pytest.approx(expected, rel=1e-6)
+    assert sqrtm_distance(features[:30], features[30:]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_inception_features_refuse_other_shapes(inception_weights):
@@ -114,6 +209,36 @@ def test_inception_features_refuse_other_shapes(inception_weights):
 def test_inception_features_refuse_other_weights():
     with pytest.raises(ValueError, match="is missing"):
         fid.inception_features(np.zeros((2, 1, 8, 8)), {"weight": np.zeros(3)})
+
+
+def test_a_download_that_breaks_off_is_fetched_again(monkeypatch, tmp_path):
+    """From a server of our own that stops half way, until it does not."""
+    content, sent = bytes(range(256)) * 400, [1000]
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: sent[0]])
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever).start()
+        monkeypatch.setattr(fid, "HUB", f"http://127.0.0.1:{server.server_port}/")
+        monkeypatch.setattr(jt.compiler, "ck_path", str(tmp_path))
+        try:
+            with pytest.raises((OSError, http.client.HTTPException)):
+                fid.hub_weights()
+            assert fid.HUB_FILE not in os.listdir(tmp_path)
+            sent[0] = len(content)
+            with open(fid.hub_weights(), "rb") as file:
+                assert file.read() == content
+        finally:
+            server.shutdown()
+    assert os.listdir(tmp_path) == [fid.HUB_FILE]
 
 
 def test_without_a_network_training_says_so_once_and_goes_on(tmp_path):

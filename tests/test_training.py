@@ -1,6 +1,7 @@
 """Training: the report's order of steps, and what a run leaves on disk."""
 
 import fcntl
+import hashlib
 import json
 import os
 import pty
@@ -71,7 +72,7 @@ def test_divergence_is_one_sentence_and_keeps_nothing_broken(tmp_path):
     assert not list((tmp_path / "results").iterdir())
 
 
-def test_log_follows_its_contract(finished_run):
+def test_log_follows_its_contract(finished_run, inception_file):
     log = json.loads((finished_run[0] / "results" / "log.json").read_text())
     assert set(log) == {"config", "environment", "epochs", "evaluations"}
     assert log["config"]["max_batches"] == 60 and log["config"]["lr_d"] == 0.0002
@@ -81,8 +82,19 @@ def test_log_follows_its_contract(finished_run):
     assert [(row["epoch"], row["fid_samples"]) for row in log["evaluations"]] == [(1, 10), (2, 10)]
     assert all(row["fid"] > 0 and isinstance(row["kid"], float) for row in log["evaluations"])
     for row in log["evaluations"]:
+        assert row["inception_sha256"] == hashlib.sha256(inception_file.read_bytes()).hexdigest()
         assert row["digit_fid"] > 0 and len(row["class_accuracy"]) == 10
         assert row["label_accuracy"] == pytest.approx(np.mean(row["class_accuracy"]))
+
+
+def test_a_test_image_passes_through_inception_once(monkeypatch, inception_file):
+    seen, features = [], cgan.fid.inception_features
+    monkeypatch.setattr(cgan.fid, "inception_features", lambda x, *args: seen.append(len(x)) or features(x, *args))
+    opt = cgan.parse_flags(["--fid_samples", "2", "--inception_weights", str(inception_file)])
+    evaluate = cgan.Evaluation(np.linspace(-1, 1, 4 * 32 * 32, dtype=np.float32).reshape(4, 1, 32, 32), opt)
+    scores = [evaluate(cgan.Generator(), epoch=1) for _ in range(2)]
+    assert seen == [2, 2, 2]  # two test images once, two generated ones at every evaluation
+    assert all(score["fid"] > 0 and len(score["class_accuracy"]) == 10 for score in scores)
 
 
 def test_checkpoint_holds_both_networks_and_both_optimizers(finished_run):
