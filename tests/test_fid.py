@@ -61,7 +61,7 @@ def test_frechet_distance_of_copies_equals_sqrtm(images):
     n=st.integers(2, 40),
     m=st.integers(2, 40),
     d=st.integers(1, 40),
-    power=st.floats(-6, 6),
+    power=st.floats(-6, 6, allow_subnormal=False),  # Jittor turns subnormal numbers off
     constant=st.integers(0, 40),
     seed=st.integers(0, 2**32 - 1),
 )
