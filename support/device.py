@@ -107,8 +107,11 @@ def import_jittor():
     if os.environ.get("nvcc_path") != "" and not cuda_works():
         print("CUDA does not work with Jittor on this machine: running on the CPU.", file=sys.stderr, flush=True)
         os.environ["nvcc_path"] = ""
-    with quiet():  # Jittor prints which helper archives it unpacks and how oneDNN's example runs
-        import jittor
+    try:
+        with quiet():  # Jittor prints which helper archives it unpacks and how oneDNN's example runs
+            import jittor
+    except SystemExit:  # it compiled a part of itself anew that it had already loaded
+        sys.exit("Jittor's settings on this machine have changed and it was compiled anew: run the same command again.")
     if jittor.has_cuda:
         jittor.flags.use_cuda = 1
     return jittor

@@ -13,12 +13,12 @@ import numpy as np
 from tqdm import tqdm
 
 from support.checkpoint import replace_file
-from support.device import jt, quiet
+from support.device import jt
+from support.mnist import TransformedMNIST
 
 # isort: split
 import jittor.transform as transform
 from jittor import nn
-from jittor.dataset.mnist import MNIST
 
 WEIGHTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "digit_classifier.npz")
 IMG_SIZE = 32
@@ -114,14 +114,8 @@ def mnist_images(train):
     preprocessing = transform.Compose(
         [transform.Resize(IMG_SIZE), transform.Gray(), transform.ImageNormalize(mean=[0.5], std=[0.5])]
     )
-    with quiet():
-        dataset = MNIST(train=train, transform=preprocessing)
-    return all_images(dataset), dataset.mnist["labels"].astype(np.int32)
-
-
-def all_images(dataset):
-    """Returns every image of a jittor MNIST data set, transformed: (N, 1, S, S) float32."""
-    return np.stack([np.asarray(dataset[i][0], np.float32) for i in range(dataset.total_len)])
+    dataset = TransformedMNIST(train, preprocessing)
+    return dataset.images(), dataset.mnist["labels"].astype(np.int32)
 
 
 if __name__ == "__main__":

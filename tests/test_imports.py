@@ -72,13 +72,29 @@ def test_missing_headers_are_one_sentence(monkeypatch, tmp_path):
         device.check_compiler()
 
 
-def test_first_run_says_that_kernels_are_compiled(tmp_path):
-    """Only the announcement is run: compiling would take minutes."""
+def test_a_jittor_that_compiles_itself_anew_asks_for_another_run():
+    """Jittor ends the program with status 0 and no word on the terminal where its settings have changed."""
     code = (
-        "import builtins, sys\n"
+        "import builtins\n"
         "real = builtins.__import__\n"
         "def stop(name, *args, **kw):\n"
         "    if name == 'jittor': raise SystemExit(0)\n"
+        "    return real(name, *args, **kw)\n"
+        "builtins.__import__ = stop\n"
+        "import support.device"
+    )
+    process = run("-c", code)
+    assert process.returncode == 1 and process.stderr.count("\n") == 1
+    assert "run the same command again" in process.stderr
+
+
+def test_first_run_says_that_kernels_are_compiled(tmp_path):
+    """Only the announcement is run: compiling would take minutes."""
+    code = (
+        "import builtins, os\n"
+        "real = builtins.__import__\n"
+        "def stop(name, *args, **kw):\n"
+        "    if name == 'jittor': os._exit(0)\n"
         "    return real(name, *args, **kw)\n"
         "builtins.__import__ = stop\n"
         "import support.device"

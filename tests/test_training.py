@@ -27,7 +27,7 @@ def test_each_step_moves_one_network_only_generator_first(monkeypatch, tmp_path)
     def parameters():
         return {(name, i): p.numpy().copy() for name, net in networks.items() for i, p in enumerate(net.parameters())}
 
-    class WatchedAdam(jt.nn.Adam):
+    class WatchedAdam(cgan.Adam):
         def step(self, loss=None, retain_graph=False):
             before = parameters()
             super().step(loss, retain_graph)
@@ -36,7 +36,7 @@ def test_each_step_moves_one_network_only_generator_first(monkeypatch, tmp_path)
     for kind in ("Generator", "Discriminator"):
         network = getattr(cgan, kind)
         monkeypatch.setattr(cgan, kind, lambda *a, kind=kind, network=network: networks.setdefault(kind, network(*a)))
-    monkeypatch.setattr(cgan.nn, "Adam", WatchedAdam)
+    monkeypatch.setattr(cgan, "Adam", WatchedAdam)
     cgan.train(cgan.parse_flags(["--n_epochs", "1", "--max_batches", "3", "--output_dir", str(tmp_path)]))
     assert steps == [{"Generator"}, {"Discriminator"}] * 3
 
@@ -136,11 +136,11 @@ def test_a_column_of_the_grid_is_a_digit(tmp_path):
 
 @pytest.fixture(scope="module")
 def short_checkpoint(tmp_path_factory):
-    """Trains 2 x 20 batches with the given flags; returns {name: array} of the checkpoint."""
+    """Trains 2 x 30 batches with the given flags; returns {name: array} of the checkpoint."""
 
     def train(*flags):
         folder = tmp_path_factory.mktemp("short")
-        process = run("cgan.py", "--n_epochs", "2", "--max_batches", "20", "--output_dir", folder, *flags)
+        process = run("cgan.py", "--n_epochs", "2", "--max_batches", "30", "--output_dir", folder, *flags)
         assert process.returncode == 0, process.stderr
         with np.load(folder / "results" / "checkpoint.npz", allow_pickle=False) as checkpoint:
             return {name: value for name, value in checkpoint.items() if name != "log"}

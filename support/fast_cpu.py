@@ -1,0 +1,86 @@
+"""The two layers of a training step that Jittor leaves slow on a CPU: Adam's update and the product of a linear layer.
+
+Both compute what jittor.nn's classes of the same name compute, and are these classes on a GPU. What each gains is in
+the README ("How fast it is").
+"""
+
+import math
+
+from support.device import jt
+
+# isort: split
+from jittor import nn
+
+ADAM_HEADER = """
+#include <cmath>
+namespace jittor {
+static void adam(const float* __restrict__ g, float* __restrict__ p, float* __restrict__ m, float* __restrict__ v,
+                 long n, float step_size, float b1, float b2, float eps) {
+    #pragma omp parallel for simd if (n > 10000)
+    for (long i = 0; i < n; i++) {
+        m[i] = b1 * m[i] + (1 - b1) * g[i];
+        v[i] = b2 * v[i] + (1 - b2) * g[i] * g[i];
+        p[i] -= step_size * m[i] / (std::sqrt(v[i]) + eps);
+    }
+}
+}
+"""
+
+
+class Adam(nn.Adam):
+    """jittor.nn.Adam (Kingma & Ba 2015), whose update is one operator on all cores, in place.
+
+    Jittor's own update runs on one core and in several passes over memory. Its option to compile element-wise kernels
+    for all cores is no way out: reductions compiled with it have a data race. Here every element is one core's alone,
+    so that the same seed gives the same bits. No weight decay.
+    """
+
+    def step(self, loss=None, retain_graph=False):
+        if jt.flags.use_cuda:
+            return super().step(loss, retain_graph)
+        self.pre_step(loss, retain_graph)
+        (group,), (b1, b2) = self.param_groups, self.betas
+        trained = [i for i, p in enumerate(group["params"]) if not p.is_stop_grad()]  # not running statistics
+        grads, params, m, v = ([group[key][i] for i in trained] for key in ("grads", "params", "m", "values"))
+        n = len(trained)
+        step_size = self.lr * math.sqrt(1 - b2**self.n_step) / (1 - b1**self.n_step)
+        # One operator behind all gradients: none of them can still need a parameter that it has changed.
+        jt.code(
+            grads,
+            params + m + v,
+            cpu_header=ADAM_HEADER,
+            cpu_src="".join(
+                f"adam(in{i}_p, out{i}_p, out{n + i}_p, out{2 * n + i}_p, in{i}->num,"
+                'data["step_size"], data["b1"], data["b2"], data["eps"]);\n'
+                for i in range(n)
+            ),
+            data={"step_size": step_size, "b1": b1, "b2": b2, "eps": self.eps},
+        )
+        self.post_step()
+        jt.sync_all()  # now, before the next graph reads the parameters
+
+
+class Product(jt.Function):
+    """x (N, n_in), weight (n_out, n_in) -> x weight' (N, n_out), from the transpose of weight x', which is faster.
+
+    oneDNN is slow where its second factor is transposed and large; so the small x is, not the weight.
+    """
+
+    def execute(self, x, weight):
+        self.saved = x, weight
+        return nn.matmul_transpose(weight, x).transpose()
+
+    def grad(self, grad):
+        x, weight = self.saved
+        shape = (x.shape[0], *weight.shape)
+        grad_weight = (grad.broadcast(shape, [2]) * x.broadcast(shape, [1])).sum(0)  # grad' x, no transpose stored
+        return nn.matmul(grad, weight), grad_weight
+
+
+class Linear(nn.Linear):
+    """jittor.nn.Linear: x (N, n_in) -> x weight' + bias (N, n_out)."""
+
+    def execute(self, x):
+        if jt.flags.use_cuda:
+            return super().execute(x)
+        return Product.apply(x, self.weight) + self.bias
