@@ -2,6 +2,7 @@
 
     python cgan.py --n_epochs 100           the whole experiment, in the current folder
     python cgan.py --max_batches 50 --n_epochs 2 --output_dir /tmp/trial        a quick look
+    python cgan.py --resume                 go on with a run that was interrupted
     python cgan.py --help                   all flags
 
 Writes images/<batches done>.png (a column a digit) and results/ (log.json, checkpoint.npz).
@@ -9,13 +10,23 @@ From top to bottom: flags, generator, discriminator, data, training.
 """
 
 import itertools
-import math
 import os
 import platform
 import sys
 import time
 
-from support.flags import Parser, check_training_flags, decay_rate, output_folder, positive, weights_file, whole_number
+from support.flags import (
+    Parser,
+    check_training_flags,
+    decay_rate,
+    output_folder,
+    parse_resumed,
+    positive,
+    run_config,
+    weights_file,
+    whole_number,
+)
+from support.process import start_run
 
 
 # ---------------------------------------------------------------- flags
@@ -41,8 +52,10 @@ def parse_flags(argv=None):
     flag("--seed", type=whole_number(0), default=0, help="the same seed gives the same run")
     flag("--output_dir", type=output_folder, default=".", help="where images/ and results/ go")
     flag("--max_batches", type=whole_number(1), help="stop every epoch after so many batches (default: whole epochs)")
+    flag("--resume", nargs="?", const="", metavar="PATH", help="go on from a checkpoint (default: --output_dir's)")
+    flag("--overwrite", action="store_true", help="delete the run that --output_dir holds")
     flag("--cpu", action="store_true", help="stay on the CPU, also where there is a GPU")
-    opt = parser.parse_args(argv)
+    opt = parse_resumed(parser, sys.argv[1:] if argv is None else argv)
     opt.lr_d = opt.lr_d or opt.lr
     check_training_flags(parser, opt)
     return opt
@@ -51,6 +64,7 @@ def parse_flags(argv=None):
 if __name__ == "__main__":
     # Before Jittor is imported: its first import compiles for minutes, and it chooses the device.
     opt = parse_flags()
+    start_run(opt.output_dir)
     if opt.cpu:
         os.environ["nvcc_path"] = ""
     sys.stdout.reconfigure(line_buffering=True)  # progress is seen at once, also in a file
@@ -60,8 +74,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import fid
-from support import digit_classifier
-from support.checkpoint import replace_file, save_checkpoint, save_log
+from support import checkpoint, digit_classifier
 from support.device import jt
 from support.fast_cpu import Adam, Linear
 from support.inception_weights import sha256
@@ -153,7 +166,7 @@ def load_mnist(opt, train):
 
 def seed_epoch(opt, epoch, dataloader):
     """Makes every random number of an epoch follow from (seed, epoch), whatever was drawn before."""
-    jt.set_global_seed(int(np.random.SeedSequence((opt.seed, epoch)).generate_state(1)[0] >> 1))
+    jt.set_global_seed(int(np.random.SeedSequence((opt.seed, epoch, jt.rank)).generate_state(1)[0] >> 1))
     dataloader._shuffle_rng = np.random.default_rng((opt.seed, epoch))  # the loader's own, which that does not reach
 
 
@@ -173,7 +186,7 @@ def save_samples(path, generator, opt):
     images = generate(generator, rng.standard_normal((len(labels), opt.latent_dim)), labels)
     grid = jt.misc.make_grid(jt.array(images), nrow=opt.n_classes, padding=2, pad_value=-1)
     picture = Image.fromarray(((grid[0].numpy() + 1) * 127.5).round().astype(np.uint8))
-    replace_file(path, lambda file: picture.save(file, format="PNG"))
+    checkpoint.replace_file(path, lambda file: picture.save(file, format="PNG"))
 
 
 class Evaluation:
@@ -222,14 +235,22 @@ class Evaluation:
 
 
 # ---------------------------------------------------------------- training
+def average(losses):
+    """Returns the mean of [(d_loss, g_loss)] over the batches, and over the processes where there are several."""
+    means = np.mean(losses, axis=0)
+    return (jt.array(means).mpi_all_reduce("mean").numpy() if jt.in_mpi else means).tolist()
+
+
 def train(opt):
-    """Trains both networks (report: one step) and writes grids, log and checkpoint under opt.output_dir."""
+    """Trains both networks (report: one step) and writes grids, log and checkpoint under opt.output_dir.
+
+    Raises FloatingPointError where training diverges, OSError where a file cannot be written.
+    """
     dataloader = load_mnist(opt, train=True)
-    evaluate = Evaluation(load_mnist(opt, train=False).images(), opt)
     n_batches = min(len(dataloader), opt.max_batches or len(dataloader))
-    images_dir, results_dir = (os.path.join(opt.output_dir, name) for name in ("images", "results"))
-    os.makedirs(images_dir, exist_ok=True)
-    os.makedirs(results_dir, exist_ok=True)
+    first_process = jt.rank == 0  # of several under mpirun: the one that prints, samples, evaluates and saves
+    if first_process:
+        evaluate = Evaluation(load_mnist(opt, train=False).images(), opt)
 
     seed_epoch(opt, 0, dataloader)
     generator = Generator(opt.latent_dim, opt.n_classes, opt.img_size)
@@ -237,27 +258,31 @@ def train(opt):
     adversarial_loss = nn.MSELoss()
     optimizer_G = Adam(generator.parameters(), lr=opt.lr, betas=(opt.b1, opt.b2))
     optimizer_D = Adam(discriminator.parameters(), lr=opt.lr_d, betas=(opt.b1, opt.b2))
-    log = {
-        "config": vars(opt),
-        "environment": {
-            "jittor": jt.__version__,
-            "python": platform.python_version(),
-            "device": "cuda" if jt.flags.use_cuda else "cpu",
-            "processes": 1,
-        },
-        "epochs": [],
-        "evaluations": [],
+    networks = {"generator": generator, "discriminator": discriminator}
+    optimizers = {"optimizer_G": optimizer_G, "optimizer_D": optimizer_D}
+    epochs_done, log = 0, {"epochs": [], "evaluations": []}
+    if opt.checkpoint:
+        epochs_done, log = checkpoint.load_checkpoint(opt.checkpoint, networks, optimizers)
+    elif first_process and opt.overwrite:
+        checkpoint.clear_run(opt.output_dir)
+    checkpoint.make_folders(opt.output_dir)
+    environment = {
+        "jittor": jt.__version__,
+        "python": platform.python_version(),
+        "device": "cuda" if jt.flags.use_cuda else "cpu",
+        "processes": jt.world_size,
     }
+    log = {"config": run_config(opt), "environment": environment, **log}
 
-    for epoch in range(1, opt.n_epochs + 1):
+    for epoch in range(epochs_done + 1, opt.n_epochs + 1):
         seed_epoch(opt, epoch, dataloader)
-        start, g_total, d_total = time.time(), 0.0, 0.0
+        start, losses = time.time(), []
         batches = tqdm(
             itertools.islice(dataloader, n_batches),
             total=n_batches,
             desc=f"Epoch {epoch}/{opt.n_epochs}",
             leave=False,
-            disable=None,  # no bar where the output goes to a file
+            disable=None if first_process else True,  # None: no bar where the output goes to a file
         )
         for i, (real_images, labels) in enumerate(batches):
             batch_size = real_images.shape[0]
@@ -277,43 +302,41 @@ def train(opt):
             optimizer_D.step(d_loss)
 
             # Progress
-            g, d = g_loss.item(), d_loss.item()
-            if not math.isfinite(g + d):
-                sys.exit(f"Training diverged in epoch {epoch}, batch {i}: a loss is not finite. A smaller --lr helps.")
-            g_total, d_total = g_total + g, d_total + d
-            batches.set_postfix_str(f"D loss: {d:.4f}, G loss: {g:.4f}", refresh=False)
+            losses.append((d_loss.item(), g_loss.item()))
+            if not np.isfinite(losses[-1]).all():
+                raise FloatingPointError(f"epoch {epoch}, batch {i}: a loss is not finite")
+            if not first_process:
+                continue
+            shown = "[D loss: {:.4f}] [G loss: {:.4f}]".format(*losses[-1])
+            batches.set_postfix_str(shown, refresh=False)
             if i % 50 == 0:
-                tqdm.write(
-                    f"[Epoch {epoch}/{opt.n_epochs}] [Batch {i}/{n_batches}] [D loss: {d:.4f}] [G loss: {g:.4f}]"
-                )
+                tqdm.write(f"[Epoch {epoch}/{opt.n_epochs}] [Batch {i}/{n_batches}] {shown}")
             batches_done = (epoch - 1) * n_batches + i
             if batches_done % opt.sample_interval == 0:
-                save_samples(os.path.join(images_dir, f"{batches_done}.png"), generator, opt)
+                save_samples(os.path.join(opt.output_dir, "images", f"{batches_done}.png"), generator, opt)
 
-        log["epochs"].append(
-            {
-                "epoch": epoch,
-                "d_loss": d_total / n_batches,
-                "g_loss": g_total / n_batches,
-                "seconds": round(time.time() - start, 2),
-            }
-        )
+        d_loss, g_loss = average(losses)
+        seconds = round(time.time() - start, 2)
+        log["epochs"].append({"epoch": epoch, "d_loss": d_loss, "g_loss": g_loss, "seconds": seconds})
+        if not first_process:
+            continue
         if epoch % opt.fid_interval == 0:
             scores = evaluate(generator, epoch)
             log["evaluations"].append({"epoch": epoch, **scores})
             shown = ["fid", "kid", "digit_fid", "label_accuracy"]
             values = " ".join(f"[{name}: {scores[name]:.4g}]" for name in shown if scores[name] is not None)
             tqdm.write(f"[Epoch {epoch}/{opt.n_epochs}] {values}")
-        save_checkpoint(
-            os.path.join(results_dir, "checkpoint.npz"),
-            {"generator": generator, "discriminator": discriminator},
-            {"optimizer_G": optimizer_G, "optimizer_D": optimizer_D},
-            epoch,
-            log,
-        )
-        save_log(os.path.join(results_dir, "log.json"), log)
-    print(f"Done: samples in {images_dir}, log and checkpoint in {results_dir}.")
+        checkpoint.save_checkpoint(opt.output_dir, networks, optimizers, epoch, log, opt.data_sha256)
+        checkpoint.save_log(opt.output_dir, log)
+    if first_process:
+        print(f"Done: samples, log and checkpoint are in images/ and results/ under {opt.output_dir}.")
 
 
 if __name__ == "__main__":
-    train(opt)
+    try:
+        train(opt)
+    except FloatingPointError as error:
+        sys.exit(f"Training diverged in {error}. A smaller --lr helps. {checkpoint.describe_saved(opt.output_dir)}")
+    except OSError as error:
+        saved = checkpoint.describe_saved(opt.output_dir)
+        sys.exit(f"{error.filename or opt.output_dir}: {error.strerror or error}. {saved}")

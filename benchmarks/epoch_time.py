@@ -50,12 +50,11 @@ def figures(seconds, batches):
 
 
 def plain():
-    from jittor import nn
-    from jittor.dataset.mnist import MNIST
-
     import cgan
     from support.device import jt
+    from support.mnist import MNIST
 
+    nn = jt.nn
     cgan.Linear = nn.Linear
     generator, discriminator = cgan.Generator(), cgan.Discriminator()
     adversarial_loss = nn.MSELoss()

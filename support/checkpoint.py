@@ -1,44 +1,195 @@
-"""What a run keeps on disk, written so that no kill can leave half a file."""
+"""What a run keeps on disk: written so that no kill can leave half a file, and read without running what is in it."""
 
+import fcntl
+import glob
+import io
 import json
 import os
+import shlex
 
 import numpy as np
+
+MOMENTS = {"m": "m", "v": "values"}  # name in the file: Adam's first and second moments in jittor.nn.Adam
+
+
+def checkpoint_path(output_dir):
+    return os.path.join(output_dir, "results", "checkpoint.npz")
+
+
+def log_path(output_dir):
+    return os.path.join(output_dir, "results", "log.json")
+
+
+def holds_run(output_dir):
+    return os.path.exists(checkpoint_path(output_dir)) or os.path.exists(log_path(output_dir))
+
+
+def clear_run(output_dir):
+    """Deletes an earlier run's files, and nothing else."""
+    grids = glob.glob(os.path.join(glob.escape(output_dir), "images", "[0-9]*.png"))
+    for path in [checkpoint_path(output_dir), log_path(output_dir), *grids]:
+        if os.path.exists(path):
+            os.remove(path)
+
+
+def make_folders(output_dir):
+    """Makes the folders that a run writes to; raises OSError."""
+    for name in ("images", "results"):
+        os.makedirs(os.path.join(output_dir, name), exist_ok=True)
+
+
+def lock_run(output_dir):
+    """Makes the folders of a run and locks them until the process ends, however it ends.
+
+    Returns whether that worked, or False where another process holds the lock. Raises OSError where a folder cannot be
+    made.
+    """
+    make_folders(output_dir)
+    lock = os.open(os.path.join(output_dir, "results"), os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return False
+    for path in glob.glob(os.path.join(glob.escape(output_dir), "*", "*.new")):
+        os.remove(path)  # of a run that was killed while it wrote
+    return True
+
+
+def describe_saved(output_dir):
+    """Returns one sentence: which epochs are saved, and the command that goes on from there."""
+    try:
+        with np.load(checkpoint_path(output_dir), allow_pickle=False) as file:
+            epoch = int(file["epoch"])
+    except OSError:
+        return "Nothing is saved yet."
+    where = "" if output_dir == "." else f" --output_dir {shlex.quote(output_dir)}"
+    return f"Saved up to epoch {epoch} in {checkpoint_path(output_dir)}; to go on: python cgan.py --resume{where}"
 
 
 def replace_file(path, write):
     """Writes a file beside its place, flushes it to disk and moves it into its place.
 
     path: where the file goes; write: a function that takes the open binary file and fills it.
+    Raises OSError where that fails; what was there before stays whole.
     """
     beside = f"{path}.new"
-    with open(beside, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    try:
+        with open(beside, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError:
+        if os.path.exists(beside):
+            os.remove(beside)
+        raise
 
 
-def save_log(path, log):
+def save_log(output_dir, log):
     """Writes `log` (dictionaries, lists, numbers, strings) as JSON."""
     text = json.dumps(log, indent=1, allow_nan=False) + "\n"
-    replace_file(path, lambda file: file.write(text.encode()))
+    replace_file(log_path(output_dir), lambda file: file.write(text.encode()))
 
 
-def save_checkpoint(path, networks, optimizers, epoch, log):
+def save_checkpoint(output_dir, networks, optimizers, epoch, log, data):
     """Writes what training needs to go on after `epoch`; numpy.load(path, allow_pickle=False) reads it.
 
-    networks, optimizers: {name: jittor Module}, {name: jittor Adam}.
+    networks, optimizers: {name: jittor Module}, {name: jittor Adam}; data: SHA-256 of the training data.
     Arrays: '<network>/<parameter>'; '<optimizer>/m/<i>' and '<optimizer>/v/<i>', Adam's first and second
-    moments; '<optimizer>/step'; 'epoch'; 'log', the run's log with its flags as JSON text.
+    moments; '<optimizer>/step'; 'epoch'; 'data'; 'log', the run's log with its flags as JSON text.
+    Raises FloatingPointError where a number is not finite, OSError where it cannot be written.
     """
-    arrays = {"epoch": np.array(epoch), "log": np.array(json.dumps(log))}
+    arrays = {"epoch": np.array(epoch), "data": np.array(data), "log": np.array(json.dumps(log))}
     for name, network in networks.items():
         for key, value in network.state_dict().items():
             arrays[f"{name}/{key}"] = value.numpy()
     for name, optimizer in optimizers.items():
         arrays[f"{name}/step"] = np.array(optimizer.n_step)
-        for kind, moments in (("m", "m"), ("v", "values")):
+        for kind, moments in MOMENTS.items():
             for i, value in enumerate(optimizer.param_groups[0][moments]):
                 arrays[f"{name}/{kind}/{i}"] = value.numpy()
-    replace_file(path, lambda file: np.savez(file, **arrays))
+    for name, value in arrays.items():
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise FloatingPointError(f"epoch {epoch}: {name} is not finite")
+    whole = io.BytesIO()  # a zip file that a full disk interrupts complains a second time when it is closed
+    np.savez(whole, **arrays)
+    replace_file(checkpoint_path(output_dir), lambda file: file.write(whole.getbuffer()))
+
+
+def load_checkpoint(checkpoint, networks, optimizers):
+    """Sets networks and optimizers, as save_checkpoint takes them, to what `read_checkpoint` returned.
+
+    Returns (epochs done, {"epochs": [...], "evaluations": [...]} of the log).
+    """
+    for name, network in networks.items():
+        prefix = f"{name}/"
+        network.load_state_dict({k[len(prefix) :]: v for k, v in checkpoint.items() if k.startswith(prefix)})
+    for name, optimizer in optimizers.items():
+        optimizer.n_step = int(checkpoint[f"{name}/step"])
+        for kind, moments in MOMENTS.items():
+            for i, value in enumerate(optimizer.param_groups[0][moments]):
+                value.assign(checkpoint[f"{name}/{kind}/{i}"])
+    return int(checkpoint["epoch"]), {name: checkpoint["log"][name] for name in ("epochs", "evaluations")}
+
+
+def expected_shapes(config):
+    """Returns {name: shape} of the arrays of numbers in a checkpoint of networks of these sizes (see cgan.py)."""
+    n_classes, n_pixels, hidden = config["n_classes"], config["img_size"] ** 2, config["hidden_d"]
+
+    def linear(layer, n_in, n_out):
+        return {f"model.{layer}.weight": (n_out, n_in), f"model.{layer}.bias": (n_out,)}
+
+    embedding = {"label_embedding.weight": (n_classes, n_classes)}
+    generator = {**embedding, **linear(0, config["latent_dim"] + n_classes, 128)}
+    for layer, n_in in ((2, 128), (5, 256), (8, 512)):
+        statistics = ("weight", "bias", "running_mean", "running_var")
+        generator.update(linear(layer, n_in, 2 * n_in))
+        generator.update({f"model.{layer + 1}.{name}": (2 * n_in,) for name in statistics})
+    generator.update(linear(11, 1024, n_pixels))
+    discriminator = {**embedding, **linear(0, n_classes + n_pixels, hidden)}
+    for layer, n_out in ((2, hidden), (5, hidden), (8, 1)):
+        discriminator.update(linear(layer, hidden, n_out))
+
+    shapes = {}
+    for network, optimizer, parameters in (
+        ("generator", "optimizer_G", generator),
+        ("discriminator", "optimizer_D", discriminator),
+    ):
+        shapes.update({f"{network}/{name}": shape for name, shape in parameters.items()})
+        for kind in MOMENTS:
+            shapes.update({f"{optimizer}/{kind}/{i}": shape for i, shape in enumerate(parameters.values())})
+    return shapes
+
+
+def read_checkpoint(path):
+    """Returns {name: array} of a checkpoint, 'log' as the dictionary that it stands for.
+
+    Raises ValueError that names the file and says what is wrong with it. Nothing that it may carry is run.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            checkpoint = dict(file)
+        log = checkpoint["log"] = json.loads(str(checkpoint["log"]))
+        sizes = [log["config"][name] for name in ("n_classes", "img_size", "hidden_d", "latent_dim")]
+        steps = [int(checkpoint[name]) for name in ("epoch", "optimizer_G/step", "optimizer_D/step")]
+        if not all(isinstance(number, int) and number > 0 for number in sizes + steps):
+            raise ValueError("its sizes or steps are not whole numbers above 0")
+        if [row["epoch"] for row in log["epochs"]] != list(range(1, steps[0] + 1)):
+            raise ValueError("its log does not hold its epochs")
+        str(checkpoint["data"]), log["evaluations"], log["environment"]
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing: there is no run to go on with")
+    except KeyError as error:
+        raise ValueError(f"{path} is not a checkpoint of cgan.py: {error} is missing")
+    except Exception as error:  # whatever a damaged file makes its reader raise
+        raise ValueError(f"{path} is not a checkpoint of cgan.py: {error or type(error).__name__}")
+    for name, shape in expected_shapes(log["config"]).items():
+        value = checkpoint.get(name)
+        if value is None:
+            raise ValueError(f"{path} is not a checkpoint of cgan.py: {name} is missing")
+        if value.shape != shape:
+            raise ValueError(f"{path}: {name} has shape {value.shape}, not {shape} as its flags say")
+        if value.dtype != np.float32 or not np.isfinite(value).all():
+            raise ValueError(f"{path}: {name} holds numbers that are not finite or not float32")
+    return checkpoint

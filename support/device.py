@@ -16,9 +16,11 @@ import ctypes
 import glob
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
+import threading
 
 PREREQUISITES = "sudo apt install g++ python3-dev"
 # What a GPU must do before a run is trusted to it: the kinds of kernel that training and FID need.
@@ -83,6 +85,23 @@ def quiet():
         os.close(null)
 
 
+@contextlib.contextmanager
+def own_signals():
+    """Keeps Jittor, imported inside, from ending the program at Ctrl-C or when a child of it dies of a signal."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # where handlers cannot be set
+        return
+    jupyter = os.environ.setdefault("JPY_PARENT_PID", "")  # in Jupyter, Jittor leaves Ctrl-C alone
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        if not jupyter:
+            del os.environ["JPY_PARENT_PID"]
+
+
 def import_jittor():
     """Returns the module jittor, on CUDA where a GPU works, on the CPU otherwise.
 
@@ -108,7 +127,8 @@ def import_jittor():
         print("CUDA does not work with Jittor on this machine: running on the CPU.", file=sys.stderr, flush=True)
         os.environ["nvcc_path"] = ""
     try:
-        with quiet():  # Jittor prints which helper archives it unpacks and how oneDNN's example runs
+        # Jittor prints which helper archives it unpacks and how oneDNN's example runs
+        with own_signals(), quiet():
             import jittor
     except SystemExit:  # it compiled a part of itself anew that it had already loaded
         sys.exit("Jittor's settings on this machine have changed and it was compiled anew: run the same command again.")

@@ -2,6 +2,7 @@
 
 import argparse
 import gzip
+import hashlib
 import math
 import os
 import struct
@@ -9,9 +10,13 @@ import tempfile
 
 from PIL import Image
 
+from support.checkpoint import checkpoint_path, holds_run, read_checkpoint
 from support.inception_weights import read_weights
 
 IMAGE_MAGIC, LABEL_MAGIC = 2051, 2049  # of the idx format that MNIST comes in
+MNIST_SHA256 = "edc0d1098aa497be14ace79ddd5171e5a3dcf9c4d196c015389203eb3ba1f59b"  # training images and labels
+MNIST_SHA256 = "edc0d1098aa497be14ace79ddd5171e5a3dcf9c4d196c015389203eb3ba1f59b"  # training images and labels
+FIXED = ("latent_dim", "n_classes", "img_size", "hidden_d", "batch_size", "max_batches", "seed")  # when a run goes on
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
 MNIST_FILES = [  # of the training and of the test set
     ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
@@ -30,7 +35,11 @@ class Parser(argparse.ArgumentParser):
             settings["help"] += " (default: %(default)s)"
         return super().add_argument(*names, **settings)
 
+    source = None  # the file that the flags come from, where it is not the command line
+
     def error(self, message):
+        if self.source:
+            message = f"{self.source}: {message}"
         self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
 
 
@@ -134,33 +143,84 @@ def read_idx(path, magic):
 def read_data_root(folder):
     """Checks the four MNIST-format files.
 
-    Returns (number of training images, number of test images, highest label).
+    Returns (number of training images, number of test images, highest label, SHA-256 of training images and labels).
     Raises ValueError that names the file and what is wrong.
     """
-    highest, counts = 0, []
+    highest, counts, sha256 = 0, [], []
     for images, labels in MNIST_FILES:
-        n_images, _ = read_idx(os.path.join(folder, images), IMAGE_MAGIC)
+        n_images, pixels = read_idx(os.path.join(folder, images), IMAGE_MAGIC)
         n_labels, values = read_idx(os.path.join(folder, labels), LABEL_MAGIC)
         if n_labels != n_images:
             raise ValueError(f"{folder}: {images} holds {n_images} images, but {labels} {n_labels} labels")
         counts.append(n_images)
         highest = max(highest, max(values))
-    return (*counts, highest)
+        sha256.append(hashlib.sha256(pixels + values).hexdigest())
+    return (*counts, highest, sha256[0])
+
+
+def parse_resumed(parser, argv):
+    """Returns the flags of a run: with --resume the checkpoint's, but for those on the command line.
+
+    Ends the program where there is no such checkpoint, or a flag does not fit its networks, data or epochs.
+    On the result, `resume` is the checkpoint's path and `checkpoint` what read_checkpoint returns, both None for a run
+    from the start.
+    """
+    opt = parser.parse_args(argv)
+    opt.checkpoint = None
+    if opt.resume is None:
+        return opt
+    path = opt.resume or checkpoint_path(opt.output_dir)
+    try:
+        checkpoint = read_checkpoint(path)
+    except ValueError as error:
+        parser.error(f"argument --resume: {error}")
+    saved = dict(checkpoint["log"]["config"])
+    folder, name = os.path.split(os.path.abspath(path))
+    if (os.path.basename(folder), name) == ("results", "checkpoint.npz"):
+        saved["output_dir"] = os.path.relpath(os.path.dirname(folder))  # where it is now, should it have been moved
+    given = {word.split("=")[0] for word in argv}
+    taken = {name: value for name, value in saved.items() if f"--{name}" not in given and value not in (None, False)}
+    parser.source = path
+    opt = parser.parse_args([f"--{k}" if v is True else f"--{k}={v}" for k, v in taken.items()] + argv)
+    parser.source = None
+    opt.resume, opt.checkpoint = path, checkpoint
+    for name in FIXED:
+        value = getattr(opt, name)
+        if value != saved.get(name):
+            parser.error(f"argument --{name}: the run in {path} has {saved.get(name)}, which cannot become {value}")
+    if opt.n_epochs < checkpoint["epoch"]:
+        parser.error(f"argument --n_epochs: must be at least {checkpoint['epoch']}, the epochs done in {path}")
+    return opt
+
+
+def run_config(opt):
+    """Returns {flag: value} of what makes a run what it is: all flags but those that say how it is started."""
+    start = ("resume", "overwrite", "checkpoint", "data_sha256")
+    return {name: value for name, value in vars(opt).items() if name not in start}
 
 
 def check_training_flags(parser, opt):
     """Ends the program where flags of cgan.py that are right by themselves do not fit the data or each other."""
-    n_images, n_test_images, highest_label = 60000, 10000, 9
+    n_images, n_test_images, highest_label, opt.data_sha256 = 60000, 10000, 9, MNIST_SHA256
     try:
         for name in ("images", "results"):
             output_folder(os.path.join(opt.output_dir, name))
     except argparse.ArgumentTypeError as error:
         parser.error(f"argument --output_dir: {error}")
+    own = opt.resume and os.path.realpath(opt.resume) == os.path.realpath(checkpoint_path(opt.output_dir))
+    if holds_run(opt.output_dir) and not (own or opt.overwrite):
+        parser.error(
+            f"argument --output_dir: {opt.output_dir} holds a run already: --resume goes on with it, another "
+            "--output_dir keeps it, --overwrite deletes it"
+        )
+    opt.overwrite = opt.overwrite and not own
     try:
         if opt.data_root is not None:
-            n_images, n_test_images, highest_label = read_data_root(opt.data_root)
+            n_images, n_test_images, highest_label, opt.data_sha256 = read_data_root(opt.data_root)
     except ValueError as error:
         parser.error(f"argument --data_root: {error}")
+    if opt.checkpoint and opt.checkpoint["data"] != opt.data_sha256:
+        parser.error(f"argument --data_root: the run in {opt.resume} was trained on other images")
     if opt.n_classes <= highest_label:
         parser.error(f"argument --n_classes: must be at least {highest_label + 1}, the labels go up to {highest_label}")
     if opt.fid_samples > n_test_images:
