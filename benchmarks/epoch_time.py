@@ -1,7 +1,7 @@
 """Times a whole training epoch of cgan.py beside the same experiment written plainly, in Jittor and in PyTorch.
 
-    python -m benchmarks.epoch_time                 3 rounds of about 3 minutes on 2 cores
-    python -m benchmarks.epoch_time --rounds 5
+    python -m benchmarks.epoch_time                 3 rounds of about 2 minutes on 2 cores
+    python -m benchmarks.epoch_time --changes       the plain loop, and what each change adds to it
 
 Every round runs, one after the other, each in a process of its own:
 
@@ -49,19 +49,24 @@ def figures(seconds, batches):
     return {SECONDS: seconds, STEP: 1000 * (seconds - loading) / n_batches}
 
 
-def plain():
+def plain(changes=0):
+    """The plain loop, with the first `changes` of CHANGES."""
     import cgan
     from support.device import jt
     from support.mnist import MNIST
 
+    images_once, fast_adam, fast_linear, one_pass = (i < changes for i in range(len(CHANGES)))
     nn = jt.nn
-    cgan.Linear = nn.Linear
+    Adam = cgan.Adam if fast_adam else nn.Adam
+    if not fast_linear:
+        cgan.Linear = nn.Linear
     generator, discriminator = cgan.Generator(), cgan.Discriminator()
     adversarial_loss = nn.MSELoss()
-    optimizer_G = nn.Adam(generator.parameters(), lr=0.0002, betas=(0.5, 0.999))
-    optimizer_D = nn.Adam(discriminator.parameters(), lr=0.0002, betas=(0.5, 0.999))
-    preprocessing = cgan.load_mnist(cgan.parse_flags([]), train=True).transform
-    dataloader = MNIST(train=True, transform=preprocessing).set_attrs(batch_size=64, shuffle=True)
+    optimizer_G = Adam(generator.parameters(), lr=0.0002, betas=(0.5, 0.999))
+    optimizer_D = Adam(discriminator.parameters(), lr=0.0002, betas=(0.5, 0.999))
+    dataloader = cgan.load_mnist(cgan.parse_flags([]), train=True)
+    if not images_once:
+        dataloader = MNIST(train=True, transform=dataloader.transform).set_attrs(batch_size=64, shuffle=True)
 
     def train_epoch():
         for real_images, labels in dataloader:
@@ -71,9 +76,14 @@ def plain():
             gen_images = generator(jt.randn(batch_size, 100), gen_labels)
             g_loss = adversarial_loss(discriminator(gen_images, gen_labels), valid)
             optimizer_G.step(g_loss)
-            real_loss = adversarial_loss(discriminator(real_images, labels), valid)
-            fake_loss = adversarial_loss(discriminator(gen_images.detach(), gen_labels), fake)
-            d_loss = (real_loss + fake_loss) / 2
+            if one_pass:
+                images = jt.concat([real_images, gen_images.detach()])
+                validity = discriminator(images, jt.concat([labels, gen_labels]))
+                d_loss = adversarial_loss(validity, jt.concat([valid, fake]))
+            else:
+                real_loss = adversarial_loss(discriminator(real_images, labels), valid)
+                fake_loss = adversarial_loss(discriminator(gen_images.detach(), gen_labels), fake)
+                d_loss = (real_loss + fake_loss) / 2
             optimizer_D.step(d_loss)
             g_loss.item(), d_loss.item()
 
@@ -201,17 +211,21 @@ def floor():
 
 
 KINDS = {"plain": plain, "cgan": cgan, "pytorch": pytorch, "floor": floor}
+CHANGES = ["images transformed once", "Adam in one operator", "no large factor transposed", "one discriminator pass"]
 
 
 def main():
     parser = argparse.ArgumentParser(description="Times an epoch of cgan.py beside plain loops.")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is run (default: 3)")
-    parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)
+    parser.add_argument("--changes", action="store_true", help="what each change to the plain loop gains")
+    parser.add_argument("--kind", help=argparse.SUPPRESS)
     opt = parser.parse_args()
     if opt.kind:
-        print(json.dumps(KINDS[opt.kind]()))
+        print(json.dumps(plain(int(opt.kind)) if opt.kind.isdigit() else KINDS[opt.kind]()))
         return
     kinds = [kind for kind in KINDS if kind != "pytorch" or importlib.util.find_spec("torch")]
+    if opt.changes:
+        kinds = [str(i) for i in range(len(CHANGES) + 1)]
     rounds = []
     for i in range(opt.rounds):
         rounds.append({})
@@ -228,6 +242,11 @@ def main():
         return statistics.median(row[kind][figure] / row[other][figure] for row in rounds)
 
     print(f"{os.cpu_count()} cores, medians of {opt.rounds} rounds\n")
+    if opt.changes:
+        print(f"| | {SECONDS} | to the plain loop |\n| --- | --- | --- |")
+        for kind, name in zip(kinds, ["plain loop", *(f"+ {change}" for change in CHANGES)]):
+            print(f"| {name} | {median(kind, SECONDS):.1f} | {ratio(kind, '0', SECONDS):.2f} |")
+        return
     print(f"| | {SECONDS} | {STEP} | cgan.py's epoch to this | its step to this |\n| --- | --- | --- | --- | --- |")
     for kind in kinds:
         epoch = (
