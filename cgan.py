@@ -2,6 +2,7 @@
 
     python cgan.py --n_epochs 100           the whole experiment, in the current folder
     python cgan.py --max_batches 50 --n_epochs 2 --output_dir /tmp/trial        a quick look
+    python cgan.py --digits 2213904         draw these digits with a trained generator, as images/digits.png
     python cgan.py --resume                 go on with a run that was interrupted
     python cgan.py --help                   all flags
 
@@ -15,56 +16,50 @@ import platform
 import sys
 import time
 
-from support.flags import (
-    Parser,
-    check_training_flags,
-    decay_rate,
-    output_folder,
-    parse_resumed,
-    positive,
-    run_config,
-    weights_file,
-    whole_number,
-)
+from support import flags
 from support.process import start_run
 
 
 # ---------------------------------------------------------------- flags
 def parse_flags(argv=None):
     """Returns the flags of the command line; ends with one line and status 2 where one is wrong."""
-    parser = Parser("Trains a conditional GAN that draws MNIST digits on command.")
+    parser = flags.Parser("Trains a conditional GAN that draws MNIST digits on command.")
     flag = parser.add_argument
-    flag("--n_epochs", type=whole_number(1), default=100, help="times that training sees every image")
-    flag("--batch_size", type=whole_number(2), default=64, help="images a step")
-    flag("--lr", type=positive, default=0.0002, help="learning rate of both Adam optimizers")
-    flag("--lr_d", type=positive, help="the discriminator's learning rate (default: --lr)")
-    flag("--b1", type=decay_rate, default=0.5, help="Adam's decay rate of the gradient's mean")
-    flag("--b2", type=decay_rate, default=0.999, help="Adam's decay rate of the squared gradient's mean")
-    flag("--latent_dim", type=whole_number(1), default=100, help="width of the noise")
-    flag("--n_classes", type=whole_number(1), default=10, help="how many labels there are")
-    flag("--img_size", type=whole_number(1), default=32, help="height and width of the images")
-    flag("--hidden_d", type=whole_number(1), default=512, help="width of the discriminator's hidden layers")
-    flag("--sample_interval", type=whole_number(1), default=1000, help="batches between two sample grids")
-    flag("--fid_interval", type=whole_number(1), default=10, help="epochs between two FIDs")
-    flag("--fid_samples", type=whole_number(2), default=100, help="real and generated images an FID compares")
-    flag("--inception_weights", type=weights_file, help="Inception-v3's .pkl, .pth or .npz (default: Jittor's own)")
+    flag("--n_epochs", type=flags.whole_number(1), default=100, help="times that training sees every image")
+    flag("--batch_size", type=flags.whole_number(2), default=64, help="images a step")
+    flag("--lr", type=flags.positive, default=0.0002, help="learning rate of both Adam optimizers")
+    flag("--lr_d", type=flags.positive, help="the discriminator's learning rate (default: --lr)")
+    flag("--b1", type=flags.decay_rate, default=0.5, help="Adam's decay rate of the gradient's mean")
+    flag("--b2", type=flags.decay_rate, default=0.999, help="Adam's decay rate of the squared gradient's mean")
+    flag("--latent_dim", type=flags.whole_number(1), default=100, help="width of the noise")
+    flag("--n_classes", type=flags.whole_number(1), default=10, help="how many labels there are")
+    flag("--img_size", type=flags.whole_number(1), default=32, help="height and width of the images")
+    flag("--hidden_d", type=flags.whole_number(1), default=512, help="width of the discriminator's hidden layers")
+    flag("--ema", type=flags.decay_rate, help="draw with a running average of the generator's weights, such as 0.999")
+    flag("--sample_interval", type=flags.whole_number(1), default=1000, help="batches between two sample grids")
+    flag("--fid_interval", type=flags.whole_number(1), default=10, help="epochs between two FIDs")
+    flag("--fid_samples", type=flags.whole_number(2), default=100, help="real and generated images an FID compares")
+    flag("--inception_weights", type=flags.weights_file, help="Inception-v3's .pkl, .pth or .npz (default: Jittor's)")
     flag("--data_root", help="folder with the four MNIST-format .gz files (default: Jittor's own MNIST)")
-    flag("--seed", type=whole_number(0), default=0, help="the same seed gives the same run")
-    flag("--output_dir", type=output_folder, default=".", help="where images/ and results/ go")
-    flag("--max_batches", type=whole_number(1), help="stop every epoch after so many batches (default: whole epochs)")
+    flag("--seed", type=flags.whole_number(0), default=0, help="the same seed gives the same run")
+    flag("--output_dir", type=flags.output_folder, default=".", help="where images/ and results/ go")
+    flag("--max_batches", type=flags.whole_number(1), help="end every epoch after so many batches (default: all)")
     flag("--resume", nargs="?", const="", metavar="PATH", help="go on from a checkpoint (default: --output_dir's)")
     flag("--overwrite", action="store_true", help="delete the run that --output_dir holds")
+    flag("--digits", type=flags.digit_text, metavar="TEXT", help="only draw these digits, with a trained generator")
     flag("--cpu", action="store_true", help="stay on the CPU, also where there is a GPU")
-    opt = parse_resumed(parser, sys.argv[1:] if argv is None else argv)
+    opt = flags.parse_resumed(parser, sys.argv[1:] if argv is None else argv)
     opt.lr_d = opt.lr_d or opt.lr
-    check_training_flags(parser, opt)
+    flags.check_training_flags(parser, opt)
+    opt.generator = flags.find_generator(parser, opt) if opt.digits else None
     return opt
 
 
 if __name__ == "__main__":
     # Before Jittor is imported: its first import compiles for minutes, and it chooses the device.
     opt = parse_flags()
-    start_run(opt.output_dir)
+    if not opt.digits:
+        start_run(opt.output_dir)
     if opt.cpu:
         os.environ["nvcc_path"] = ""
     sys.stdout.reconfigure(line_buffering=True)  # progress is seen at once, also in a file
@@ -76,6 +71,7 @@ from tqdm import tqdm
 import fid
 from support import checkpoint, digit_classifier
 from support.device import jt
+from support.drawing import lay_out
 from support.fast_cpu import Adam, Linear
 from support.inception_weights import sha256
 from support.mnist import TransformedMNIST
@@ -189,6 +185,20 @@ def save_samples(path, generator, opt):
     checkpoint.replace_file(path, lambda file: picture.save(file, format="PNG"))
 
 
+def draw_digits(opt):
+    """Draws the text of --digits with a trained generator, as images/digits.png under opt.output_dir."""
+    path, sizes, arrays = opt.generator
+    generator = Generator(*sizes)
+    generator.load_state_dict(arrays)
+    labels = np.array([int(character) for character in opt.digits if character.isdigit()])
+    noise = np.random.default_rng(opt.seed).standard_normal((len(labels), sizes[0]))
+    picture = lay_out(opt.digits, generate(generator, noise, labels))
+    checkpoint.make_folders(opt.output_dir)
+    target = os.path.join(opt.output_dir, "images", "digits.png")
+    checkpoint.replace_file(target, lambda file: picture.save(file, format="PNG"))
+    print(f"{target}: drawn by the generator in {path}")
+
+
 class Evaluation:
     """Scores a generator; its random numbers follow from (seed, epoch), so that training's are not disturbed.
 
@@ -235,7 +245,13 @@ class Evaluation:
 
 
 # ---------------------------------------------------------------- training
-def average(losses):
+def move_average(average, network, decay):
+    """Moves an exponential moving average of a network's weights and running statistics on by one step."""
+    for mean, value in zip(average.state_dict().values(), network.state_dict().values()):
+        mean.update((decay * mean + (1 - decay) * value).detach())
+
+
+def mean_losses(losses):
     """Returns the mean of [(d_loss, g_loss)] over the batches, and over the processes where there are several."""
     means = np.mean(losses, axis=0)
     return (jt.array(means).mpi_all_reduce("mean").numpy() if jt.in_mpi else means).tolist()
@@ -252,6 +268,8 @@ def train(opt):
     if first_process:
         evaluate = Evaluation(load_mnist(opt, train=False).images(), opt)
 
+    average = Generator(opt.latent_dim, opt.n_classes, opt.img_size)  # for --ema; drawn before the seed is set
+    jt.sync_all()
     seed_epoch(opt, 0, dataloader)
     generator = Generator(opt.latent_dim, opt.n_classes, opt.img_size)
     discriminator = Discriminator(opt.n_classes, opt.img_size, opt.hidden_d)
@@ -259,6 +277,9 @@ def train(opt):
     optimizer_G = Adam(generator.parameters(), lr=opt.lr, betas=(opt.b1, opt.b2))
     optimizer_D = Adam(discriminator.parameters(), lr=opt.lr_d, betas=(opt.b1, opt.b2))
     networks = {"generator": generator, "discriminator": discriminator}
+    artist = generator  # who draws the grids and is scored
+    if opt.ema is not None:
+        artist = networks["average"] = average
     optimizers = {"optimizer_G": optimizer_G, "optimizer_D": optimizer_D}
     epochs_done, log = 0, {"epochs": [], "evaluations": []}
     if opt.checkpoint:
@@ -272,7 +293,7 @@ def train(opt):
         "device": "cuda" if jt.flags.use_cuda else "cpu",
         "processes": jt.world_size,
     }
-    log = {"config": run_config(opt), "environment": environment, **log}
+    log = {"config": flags.run_config(opt), "environment": environment, **log}
 
     for epoch in range(epochs_done + 1, opt.n_epochs + 1):
         seed_epoch(opt, epoch, dataloader)
@@ -285,7 +306,7 @@ def train(opt):
             disable=None if first_process else True,  # None: no bar where the output goes to a file
         )
         for i, (real_images, labels) in enumerate(batches):
-            batch_size = real_images.shape[0]
+            batch_size, batches_done = real_images.shape[0], (epoch - 1) * n_batches + i
             valid, fake = jt.ones((batch_size, 1)), jt.zeros((batch_size, 1))
 
             # Generator: its digits should pass as real
@@ -294,6 +315,8 @@ def train(opt):
             gen_images = generator(noise, gen_labels)
             g_loss = adversarial_loss(discriminator(gen_images, gen_labels), valid)
             optimizer_G.step(g_loss)
+            if opt.ema is not None:
+                move_average(average, generator, opt.ema if batches_done else 0)  # starts as the generator itself
 
             # Discriminator: 1 for real images, 0 for the digits just generated; one pass over both halves
             images = jt.concat([real_images, gen_images.detach()])
@@ -311,17 +334,16 @@ def train(opt):
             batches.set_postfix_str(shown, refresh=False)
             if i % 50 == 0:
                 tqdm.write(f"[Epoch {epoch}/{opt.n_epochs}] [Batch {i}/{n_batches}] {shown}")
-            batches_done = (epoch - 1) * n_batches + i
             if batches_done % opt.sample_interval == 0:
-                save_samples(os.path.join(opt.output_dir, "images", f"{batches_done}.png"), generator, opt)
+                save_samples(os.path.join(opt.output_dir, "images", f"{batches_done}.png"), artist, opt)
 
-        d_loss, g_loss = average(losses)
+        d_loss, g_loss = mean_losses(losses)
         seconds = round(time.time() - start, 2)
         log["epochs"].append({"epoch": epoch, "d_loss": d_loss, "g_loss": g_loss, "seconds": seconds})
         if not first_process:
             continue
         if epoch % opt.fid_interval == 0:
-            scores = evaluate(generator, epoch)
+            scores = evaluate(artist, epoch)
             log["evaluations"].append({"epoch": epoch, **scores})
             shown = ["fid", "kid", "digit_fid", "label_accuracy"]
             values = " ".join(f"[{name}: {scores[name]:.4g}]" for name in shown if scores[name] is not None)
@@ -334,7 +356,7 @@ def train(opt):
 
 if __name__ == "__main__":
     try:
-        train(opt)
+        draw_digits(opt) if opt.digits else train(opt)
     except FloatingPointError as error:
         sys.exit(f"Training diverged in {error}. A smaller --lr helps. {checkpoint.describe_saved(opt.output_dir)}")
     except OSError as error:

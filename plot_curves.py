@@ -1,4 +1,4 @@
-"""Draws a run's curves: loss.png (both losses over epochs) and fid.png (FID over epochs).
+"""Draws a run's curves: loss.png (both losses over epochs) and fid.png (FID and digit FID over epochs).
 
 python plot_curves.py results/log.json                  one run, pictures beside its log
 python plot_curves.py a/log.json b/log.json --output_dir curves     several runs, overlaid
@@ -24,7 +24,7 @@ def are_rows(rows, keys):
 
 
 def read_log(path):
-    """Returns (epochs, scored evaluations) of a log of cgan.py: lists of dictionaries, as the log holds them.
+    """Returns (epochs, evaluations) of a log of cgan.py: lists of dictionaries, as the log holds them.
 
     Raises ValueError that names the file and what is wrong.
     """
@@ -40,33 +40,43 @@ def read_log(path):
     evaluations = log.get("evaluations")
     if not are_rows(evaluations, ("epoch",)) or not all("fid" in row for row in evaluations):
         raise ValueError(f"{path} is not a log of cgan.py: 'evaluations' must list epoch and fid")
-    scored = [row for row in evaluations if row["fid"] is not None]
-    if not are_rows(scored, ("fid",)):
+    if not are_rows(scored(evaluations, "fid"), ("fid",)):
         raise ValueError(f"{path} is not a log of cgan.py: in 'evaluations', fid must be a number or null")
     if not log["epochs"]:
         raise ValueError(f"{path} holds no finished epoch yet")
-    return log["epochs"], scored
+    return log["epochs"], evaluations
 
 
-def draw(path, ylabel, curves):
-    """Writes one figure. curves: [(rows, key, label, colour, line style)], y = row[key] over row["epoch"]."""
+def scored(evaluations, key):
+    """Returns the evaluations that hold a value under `key`."""
+    return [row for row in evaluations if row.get(key) is not None]
+
+
+def draw(path, panels):
+    """Writes one figure of panels above each other.
+
+    panels: {label of the y axis: curves}; curves: [(rows, key, label, colour, line style)], row[key] over row["epoch"].
+    """
     import matplotlib  # here, not above: its first import writes a font cache, which a bad log need not wait for
 
     matplotlib.use("Agg")  # no screen needed
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
-    figure, axes = plt.subplots(figsize=(7, 4.5), dpi=150, constrained_layout=True)
-    for rows, key, label, colour, style in curves:
-        marker = "o" if len(rows) <= 20 else None  # a single point would not be seen without
-        xs, ys = [row["epoch"] for row in rows], [row[key] for row in rows]
-        axes.plot(xs, ys, label=label, color=colour, linestyle=style, marker=marker, markersize=4)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel(ylabel)
-    axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-    axes.legend()
+    figure, grid = plt.subplots(
+        len(panels), figsize=(7, 4.5 * len(panels)), dpi=150, constrained_layout=True, squeeze=False
+    )
+    for axes, (ylabel, curves) in zip(grid[:, 0], panels.items()):
+        for rows, key, label, colour, style in curves:
+            marker = "o" if len(rows) <= 20 else None  # a single point would not be seen without
+            xs, ys = [row["epoch"] for row in rows], [row[key] for row in rows]
+            axes.plot(xs, ys, label=label, color=colour, linestyle=style, marker=marker, markersize=4)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(ylabel)
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend()
     replace_file(path, lambda file: figure.savefig(file, format="png"))
     plt.close(figure)
     print(f"wrote {path}")
@@ -78,18 +88,21 @@ def plot_curves(logs, output_dir):
     logs: {name of the run: what `read_log` returns for it}.
     """
     os.makedirs(output_dir, exist_ok=True)
-    losses, fids = [], []
-    for i, (name, (epochs, scored)) in enumerate(logs.items()):
+    losses, fids, digit_fids = [], [], []
+    for i, (name, (epochs, evaluations)) in enumerate(logs.items()):
         style, suffix = STYLES[i % len(STYLES)], f", {name}" if len(logs) > 1 else ""
         losses.append((epochs, "d_loss", "discriminator" + suffix, "C0", style))
         losses.append((epochs, "g_loss", "generator" + suffix, "C1", style))
-        if scored:
-            fids.append((scored, "fid", "FID" + suffix, f"C{i}", style))
-    draw(os.path.join(output_dir, "loss.png"), "mean loss of the epoch", losses)
-    if fids:
-        draw(os.path.join(output_dir, "fid.png"), "FID (lower is better)", fids)
-    else:
-        print("no FID in the log, so no fid.png")
+        for key, label, curves in (("fid", "FID", fids), ("digit_fid", "digit FID", digit_fids)):
+            if scored(evaluations, key):
+                curves.append((scored(evaluations, key), key, label + suffix, f"C{i}", style))
+    draw(os.path.join(output_dir, "loss.png"), {"mean loss of the epoch": losses})
+    if not fids:
+        print("no FID in the log (Inception's weights were not there)")
+    panels = {"FID (lower is better)": fids, "digit FID (lower is better)": digit_fids}
+    panels = {label: curves for label, curves in panels.items() if curves}
+    if panels:
+        draw(os.path.join(output_dir, "fid.png"), panels)
 
 
 def main():

@@ -4,8 +4,10 @@ import fcntl
 import glob
 import io
 import json
+import math
 import os
 import shlex
+import sys
 
 import numpy as np
 
@@ -133,33 +135,56 @@ def load_checkpoint(checkpoint, networks, optimizers):
     return int(checkpoint["epoch"]), {name: checkpoint["log"][name] for name in ("epochs", "evaluations")}
 
 
-def expected_shapes(config):
-    """Returns {name: shape} of the arrays of numbers in a checkpoint of networks of these sizes (see cgan.py)."""
-    n_classes, n_pixels, hidden = config["n_classes"], config["img_size"] ** 2, config["hidden_d"]
+def linear_shapes(layer, n_in, n_out):
+    return {f"model.{layer}.weight": (n_out, n_in), f"model.{layer}.bias": (n_out,)}
 
-    def linear(layer, n_in, n_out):
-        return {f"model.{layer}.weight": (n_out, n_in), f"model.{layer}.bias": (n_out,)}
 
-    embedding = {"label_embedding.weight": (n_classes, n_classes)}
-    generator = {**embedding, **linear(0, config["latent_dim"] + n_classes, 128)}
+def generator_shapes(latent_dim, n_classes, img_size):
+    """Returns {name: shape} of cgan.Generator's parameters and running statistics."""
+    shapes = {"label_embedding.weight": (n_classes, n_classes), **linear_shapes(0, latent_dim + n_classes, 128)}
     for layer, n_in in ((2, 128), (5, 256), (8, 512)):
+        shapes.update(linear_shapes(layer, n_in, 2 * n_in))
         statistics = ("weight", "bias", "running_mean", "running_var")
-        generator.update(linear(layer, n_in, 2 * n_in))
-        generator.update({f"model.{layer + 1}.{name}": (2 * n_in,) for name in statistics})
-    generator.update(linear(11, 1024, n_pixels))
-    discriminator = {**embedding, **linear(0, n_classes + n_pixels, hidden)}
-    for layer, n_out in ((2, hidden), (5, hidden), (8, 1)):
-        discriminator.update(linear(layer, hidden, n_out))
+        shapes.update({f"model.{layer + 1}.{name}": (2 * n_in,) for name in statistics})
+    return {**shapes, **linear_shapes(11, 1024, img_size**2)}
 
+
+def discriminator_shapes(n_classes, img_size, hidden_d):
+    """Returns {name: shape} of cgan.Discriminator's parameters."""
+    shapes = {"label_embedding.weight": (n_classes, n_classes), **linear_shapes(0, n_classes + img_size**2, hidden_d)}
+    for layer, n_out in ((2, hidden_d), (5, hidden_d), (8, 1)):
+        shapes.update(linear_shapes(layer, hidden_d, n_out))
+    return shapes
+
+
+def expected_shapes(latent_dim, n_classes, img_size, hidden_d, average=False):
+    """Returns {name: shape} of the arrays of numbers in a checkpoint of networks of these sizes (see cgan.py).
+
+    average: whether it also holds a running average of the generator.
+    """
     shapes = {}
+    if average:
+        shapes = {f"average/{k}": shape for k, shape in generator_shapes(latent_dim, n_classes, img_size).items()}
     for network, optimizer, parameters in (
-        ("generator", "optimizer_G", generator),
-        ("discriminator", "optimizer_D", discriminator),
+        ("generator", "optimizer_G", generator_shapes(latent_dim, n_classes, img_size)),
+        ("discriminator", "optimizer_D", discriminator_shapes(n_classes, img_size, hidden_d)),
     ):
         shapes.update({f"{network}/{name}": shape for name, shape in parameters.items()})
         for kind in MOMENTS:
             shapes.update({f"{optimizer}/{kind}/{i}": shape for i, shape in enumerate(parameters.values())})
     return shapes
+
+
+def check_arrays(path, arrays, shapes):
+    """Raises ValueError that names `path` and the array which is missing, of another shape or not finite."""
+    for name, shape in shapes.items():
+        value = arrays.get(name)
+        if value is None:
+            raise ValueError(f"{path} is not a checkpoint of cgan.py: {name} is missing")
+        if value.shape != shape:
+            raise ValueError(f"{path}: {name} has shape {value.shape}, where {shape} belongs")
+        if value.dtype.kind != "f" or not np.isfinite(value).all():
+            raise ValueError(f"{path}: {name} holds numbers that are not finite or no floating-point numbers")
 
 
 def read_checkpoint(path):
@@ -171,7 +196,7 @@ def read_checkpoint(path):
         with np.load(path, allow_pickle=False) as file:
             checkpoint = dict(file)
         log = checkpoint["log"] = json.loads(str(checkpoint["log"]))
-        sizes = [log["config"][name] for name in ("n_classes", "img_size", "hidden_d", "latent_dim")]
+        sizes = [log["config"][name] for name in ("latent_dim", "n_classes", "img_size", "hidden_d")]
         steps = [int(checkpoint[name]) for name in ("epoch", "optimizer_G/step", "optimizer_D/step")]
         if not all(isinstance(number, int) and number > 0 for number in sizes + steps):
             raise ValueError("its sizes or steps are not whole numbers above 0")
@@ -184,12 +209,40 @@ def read_checkpoint(path):
         raise ValueError(f"{path} is not a checkpoint of cgan.py: {error} is missing")
     except Exception as error:  # whatever a damaged file makes its reader raise
         raise ValueError(f"{path} is not a checkpoint of cgan.py: {error or type(error).__name__}")
-    for name, shape in expected_shapes(log["config"]).items():
-        value = checkpoint.get(name)
-        if value is None:
-            raise ValueError(f"{path} is not a checkpoint of cgan.py: {name} is missing")
-        if value.shape != shape:
-            raise ValueError(f"{path}: {name} has shape {value.shape}, not {shape} as its flags say")
-        if value.dtype != np.float32 or not np.isfinite(value).all():
-            raise ValueError(f"{path}: {name} holds numbers that are not finite or not float32")
+    check_arrays(path, checkpoint, expected_shapes(*sizes, average=log["config"].get("ema") is not None))
     return checkpoint
+
+
+def drawing_prefix(names):
+    """Returns what the names of the arrays begin with that draw: the average where there is one."""
+    return "average/" if any(name.startswith("average/") for name in names) else "generator/"
+
+
+def save_generator(path, checkpoint):
+    """Writes the generator of a checkpoint, as `read_checkpoint` returns it, in float16: half the size."""
+    prefix = drawing_prefix(checkpoint)
+    arrays = {name: value.astype(np.float16) for name, value in checkpoint.items() if name.startswith(prefix)}
+    replace_file(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def read_generator(path):
+    """Returns (latent_dim, n_classes, img_size) and {name: float32 array} of a trained generator.
+
+    path: a checkpoint, or what save_generator wrote. Raises ValueError that names the file and what is wrong with it.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            prefix = drawing_prefix(file.files)
+            arrays = {name[len(prefix) :]: file[name] for name in file.files if name.startswith(prefix)}
+        n_classes, n_in = len(arrays["label_embedding.weight"]), arrays["model.0.weight"].shape[1]
+        sizes = n_in - n_classes, n_classes, math.isqrt(len(arrays["model.11.bias"]))
+    except Exception as error:  # whatever a damaged file makes its reader raise
+        raise ValueError(f"{path} holds no generator of cgan.py: {error or type(error).__name__}")
+    check_arrays(path, arrays, generator_shapes(*sizes))
+    return sizes, {name: value.astype(np.float32) for name, value in arrays.items()}
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m support.checkpoint CHECKPOINT GENERATOR     keeps a checkpoint's generator alone")
+    save_generator(sys.argv[2], read_checkpoint(sys.argv[1]))

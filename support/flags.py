@@ -10,13 +10,14 @@ import tempfile
 
 from PIL import Image
 
-from support.checkpoint import checkpoint_path, holds_run, read_checkpoint
+from support.checkpoint import checkpoint_path, holds_run, read_checkpoint, read_generator
 from support.inception_weights import read_weights
 
 IMAGE_MAGIC, LABEL_MAGIC = 2051, 2049  # of the idx format that MNIST comes in
+PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+REFERENCE_GENERATOR = os.path.join(PROJECT, "results", "reference", "generator.npz")
 MNIST_SHA256 = "edc0d1098aa497be14ace79ddd5171e5a3dcf9c4d196c015389203eb3ba1f59b"  # training images and labels
-MNIST_SHA256 = "edc0d1098aa497be14ace79ddd5171e5a3dcf9c4d196c015389203eb3ba1f59b"  # training images and labels
-FIXED = ("latent_dim", "n_classes", "img_size", "hidden_d", "batch_size", "max_batches", "seed")  # when a run goes on
+FIXED = ("latent_dim", "n_classes", "img_size", "hidden_d", "ema", "batch_size", "max_batches", "seed")  # in a run
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
 MNIST_FILES = [  # of the training and of the test set
     ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
@@ -87,6 +88,16 @@ def output_folder(text):
             pass
     except OSError as error:
         raise argparse.ArgumentTypeError(f"must be a folder that can be written, but {path}: {error.strerror}")
+    return text
+
+
+def digit_text(text):
+    """argparse type: digits to draw; spaces and newlines, also written as \\n, part them into words and rows."""
+    text = "\n".join(row.rstrip() for row in text.replace("\\n", "\n").split("\n")).strip("\n")
+    strange = sorted(set(text) - set("0123456789 \n"))
+    if strange or not text.strip():
+        what = f"not {''.join(strange)!r}" if strange else "at least one of them"
+        raise argparse.ArgumentTypeError(f"must be digits, parted by spaces and newlines, {what}")
     return text
 
 
@@ -195,8 +206,18 @@ def parse_resumed(parser, argv):
 
 def run_config(opt):
     """Returns {flag: value} of what makes a run what it is: all flags but those that say how it is started."""
-    start = ("resume", "overwrite", "checkpoint", "data_sha256")
+    start = ("resume", "overwrite", "digits", "checkpoint", "data_sha256", "generator")
     return {name: value for name, value in vars(opt).items() if name not in start}
+
+
+def find_generator(parser, opt):
+    """Returns (path, sizes, arrays) of the generator to draw with: --resume's, else the run's, else the project's."""
+    paths = [opt.resume, checkpoint_path(opt.output_dir), REFERENCE_GENERATOR]
+    path = next((path for path in paths if path and os.path.exists(path)), REFERENCE_GENERATOR)
+    try:
+        return (path, *read_generator(path))
+    except ValueError as error:
+        parser.error(f"argument --digits: {error}")
 
 
 def check_training_flags(parser, opt):
@@ -208,7 +229,7 @@ def check_training_flags(parser, opt):
     except argparse.ArgumentTypeError as error:
         parser.error(f"argument --output_dir: {error}")
     own = opt.resume and os.path.realpath(opt.resume) == os.path.realpath(checkpoint_path(opt.output_dir))
-    if holds_run(opt.output_dir) and not (own or opt.overwrite):
+    if holds_run(opt.output_dir) and not (own or opt.overwrite or opt.digits):
         parser.error(
             f"argument --output_dir: {opt.output_dir} holds a run already: --resume goes on with it, another "
             "--output_dir keeps it, --overwrite deletes it"

@@ -142,7 +142,7 @@ def spoil_missing(path, arrays):
 
 def spoil_size(path, arrays):
     np.savez(path, **{**arrays, "generator/model.0.weight": np.zeros((128, 50), np.float32)})
-    return ["generator/model.0.weight has shape (128, 50), not (128, 110)"]
+    return ["generator/model.0.weight has shape (128, 50), where (128, 110) belongs"]
 
 
 def spoil_nan(path, arrays):
@@ -297,7 +297,7 @@ def test_expected_shapes_are_the_networks(sizes):
         "generator": cgan.Generator(sizes["latent_dim"], sizes["n_classes"], sizes["img_size"]),
         "discriminator": cgan.Discriminator(sizes["n_classes"], sizes["img_size"], sizes["hidden_d"]),
     }
-    expected = checkpoint.expected_shapes(sizes)
+    expected = checkpoint.expected_shapes(**sizes)
     for name, optimizer in (("generator", "optimizer_G"), ("discriminator", "optimizer_D")):
         for key, value in networks[name].state_dict().items():
             assert expected.pop(f"{name}/{key}") == tuple(value.shape)

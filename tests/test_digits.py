@@ -1,0 +1,101 @@
+"""Digits on demand, and the running average that may draw them."""
+
+import numpy as np
+import pytest
+from conftest import ROOT, run
+from PIL import Image
+from test_bad_input import refused
+
+from support import checkpoint, flags
+from support.drawing import lay_out
+
+SCRIPT = ROOT / "cgan.py"
+
+
+def test_text_is_laid_out_in_rows_and_words():
+    images = np.arange(5).reshape(5, 1, 1, 1) / 5 * np.ones((5, 1, 8, 8))
+    picture = np.asarray(lay_out("01 2\n34", images))
+    assert picture.shape == (2 * 10 + 2, 4 * 10 + 2)
+    expected = {(0, 0): 0, (0, 1): 1, (0, 3): 2, (1, 0): 3, (1, 1): 4}
+    for row in range(2):
+        for column in range(4):
+            cell = picture[10 * row + 2 : 10 * row + 10, 10 * column + 2 : 10 * column + 10]
+            digit = expected.get((row, column))
+            assert (cell == (0 if digit is None else round((digit / 5 + 1) * 127.5))).all()
+    assert (picture[:, :2] == 0).all() and (picture[10:12] == 0).all()
+
+
+def test_draws_with_the_run_of_the_folder_and_says_so(tmp_path, finished_run):
+    folder, _ = finished_run
+    before = {path: path.read_bytes() for path in folder.rglob("*.npz")}
+    process = run(SCRIPT, "--digits", "22 13\\n904", "--output_dir", folder, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert str(folder / "results" / "checkpoint.npz") in process.stdout
+    with Image.open(folder / "images" / "digits.png") as picture:
+        assert picture.size == (5 * 34 + 2, 2 * 34 + 2) and picture.mode == "L"
+        pixels = np.asarray(picture)
+    ink = [[pixels[34 * y + 2 : 34 * y + 34, 34 * x + 2 : 34 * x + 34].max() > 100 for x in range(5)] for y in range(2)]
+    assert ink == [[True, True, False, True, True], [True, True, True, False, False]]
+    assert {path: path.read_bytes() for path in folder.rglob("*.npz")} == before
+    (folder / "images" / "digits.png").unlink()
+
+
+def test_draws_with_the_checkpoint_that_is_named(tmp_path, finished_run):
+    path = finished_run[0] / "results" / "checkpoint.npz"
+    process = run(SCRIPT, "--digits", "7", "--resume", path, "--output_dir", tmp_path / "x")
+    assert process.returncode == 0 and f"drawn by the generator in {path}" in process.stdout
+    assert [file.name for file in (tmp_path / "x" / "images").iterdir()] == ["digits.png"]
+
+
+def test_a_generator_kept_alone_is_the_checkpoints(tmp_path, finished_run):
+    path = finished_run[0] / "results" / "checkpoint.npz"
+    process = run("-m", "support.checkpoint", path, tmp_path / "generator.npz")
+    assert process.returncode == 0, process.stderr
+    sizes, arrays = checkpoint.read_generator(str(tmp_path / "generator.npz"))
+    assert sizes == (100, 10, 32) and (tmp_path / "generator.npz").stat().st_size < 4e6
+    for name, value in checkpoint.read_generator(str(path))[1].items():
+        np.testing.assert_allclose(arrays[name], value, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "text, what", [("12a4!", "'!a'"), ("", "at least one"), ("  ", "at least one"), ("१२", "'१२'")]
+)
+def test_anything_else_than_digits_is_refused(tmp_path, text, what):
+    refused(tmp_path, SCRIPT, "--digits", text, names=["--digits", "spaces and newlines", what])
+
+
+def test_a_checkpoint_without_a_generator_is_refused(tmp_path):
+    (tmp_path / "results").mkdir()
+    np.savez(tmp_path / "results" / "checkpoint.npz", x=np.zeros(3))
+    refused(tmp_path, SCRIPT, "--digits", "1", names=["--digits", "results/checkpoint.npz holds no generator"])
+
+
+@pytest.mark.skipif(not (ROOT / "results" / "reference" / "generator.npz").exists(), reason="no reference run")
+def test_draws_without_training(tmp_path):
+    process = run(SCRIPT, "--digits", "2213904", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert flags.REFERENCE_GENERATOR in process.stdout and (tmp_path / "images" / "digits.png").exists()
+
+
+def test_running_average(tmp_path):
+    """It is saved and drawn with, goes on exactly, and does not change what is trained."""
+    arguments = "--max_batches 20 --fid_interval 1 --sample_interval 7".split()
+    for name, more in (("plain", []), ("straight", ["--ema", "0.9"]), ("split", ["--ema", "0.9"])):
+        epochs = "1" if name == "split" else "2"
+        process = run(SCRIPT, *arguments, "--n_epochs", epochs, *more, "--output_dir", tmp_path / name)
+        assert process.returncode == 0, process.stderr
+    assert run(SCRIPT, "--resume", "--n_epochs", "2", "--output_dir", tmp_path / "split").returncode == 0
+    plain, straight, split = (
+        checkpoint.read_checkpoint(str(tmp_path / name / "results" / "checkpoint.npz"))
+        for name in ("plain", "straight", "split")
+    )
+    for name, value in straight.items():
+        if name != "log":
+            np.testing.assert_array_equal(value, split[name], err_msg=name)
+            assert name.startswith("average/") or (value == plain[name]).all()
+    scores = [file["log"]["evaluations"][-1]["digit_fid"] for file in (plain, straight, split)]
+    assert scores[1] == scores[2] != scores[0]
+    name = "model.11.weight"
+    assert (straight[f"average/{name}"] != straight[f"generator/{name}"]).any()
+    drawn = checkpoint.read_generator(str(tmp_path / "straight" / "results" / "checkpoint.npz"))[1]
+    np.testing.assert_array_equal(drawn[name], straight[f"average/{name}"])
