@@ -65,13 +65,12 @@ if __name__ == "__main__":
     sys.stdout.reconfigure(line_buffering=True)  # progress is seen at once, also in a file
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 import fid
 from support import checkpoint, digit_classifier
 from support.device import jt
-from support.drawing import lay_out
+from support.drawing import lay_out, save_picture
 from support.fast_cpu import Adam, Linear
 from support.inception_weights import sha256
 from support.mnist import TransformedMNIST
@@ -181,8 +180,7 @@ def save_samples(path, generator, opt):
     labels = np.tile(np.arange(opt.n_classes), 10)
     images = generate(generator, rng.standard_normal((len(labels), opt.latent_dim)), labels)
     grid = jt.misc.make_grid(jt.array(images), nrow=opt.n_classes, padding=2, pad_value=-1)
-    picture = Image.fromarray(((grid[0].numpy() + 1) * 127.5).round().astype(np.uint8))
-    checkpoint.replace_file(path, lambda file: picture.save(file, format="PNG"))
+    save_picture(path, grid[0].numpy())
 
 
 def draw_digits(opt):
@@ -195,7 +193,7 @@ def draw_digits(opt):
     picture = lay_out(opt.digits, generate(generator, noise, labels))
     checkpoint.make_folders(opt.output_dir)
     target = os.path.join(opt.output_dir, "images", "digits.png")
-    checkpoint.replace_file(target, lambda file: picture.save(file, format="PNG"))
+    save_picture(target, picture)
     print(f"{target}: drawn by the generator in {path}")
 
 
@@ -268,8 +266,9 @@ def train(opt):
     if first_process:
         evaluate = Evaluation(load_mnist(opt, train=False).images(), opt)
 
-    average = Generator(opt.latent_dim, opt.n_classes, opt.img_size)  # for --ema; drawn before the seed is set
-    jt.sync_all()
+    if opt.ema is not None:
+        average = Generator(opt.latent_dim, opt.n_classes, opt.img_size)
+        jt.sync_all()  # its random numbers, before the seed is set: training is the same without it
     seed_epoch(opt, 0, dataloader)
     generator = Generator(opt.latent_dim, opt.n_classes, opt.img_size)
     discriminator = Discriminator(opt.n_classes, opt.img_size, opt.hidden_d)

@@ -1,13 +1,21 @@
-"""Lays out drawn digits as text: words in a row, rows below each other."""
+"""Pictures of drawn digits."""
 
 import numpy as np
 from PIL import Image
 
+from support.checkpoint import replace_file
+
 GAP = 2  # pixels between two digits
 
 
+def save_picture(path, values):
+    """Writes values (H, W) in [-1, 1] as a gray PNG."""
+    picture = Image.fromarray(((values + 1) * 127.5).round().astype(np.uint8))
+    replace_file(path, lambda file: picture.save(file, format="PNG"))
+
+
 def lay_out(text, images):
-    """Returns a picture (PIL, gray) of `text`, whose digits look like `images`.
+    """Returns `text` as values (H, W) in [-1, 1]: words in a row, rows below each other, black around them.
 
     text: digits, spaces and newlines, at least one digit; images: (digits in text, 1, S, S) in [-1, 1], in their order.
     """
@@ -20,4 +28,4 @@ def lay_out(text, images):
             if character.isdigit():
                 top, left = size * y + GAP, size * x + GAP
                 canvas[top : top + size - GAP, left : left + size - GAP] = next(remaining)
-    return Image.fromarray(((canvas + 1) * 127.5).round().astype(np.uint8))
+    return canvas

@@ -11,18 +11,11 @@ import pytest
 from conftest import REFERENCE, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.linalg import sqrtm
 
 import fid
+from benchmarks.frechet_distance_time import sqrtm_distance
 from support import digit_classifier
 from support.device import jt
-
-
-def sqrtm_distance(a, b):
-    """The formula as it is printed in Heusel et al. 2017."""
-    covariance_a, covariance_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    root = sqrtm(covariance_a @ covariance_b).real
-    return np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(covariance_a + covariance_b - 2 * root)
 
 
 @pytest.mark.parametrize("n, m, d", [(500, 500, 64), (500, 300, 64), (50, 500, 64), (70, 65, 64)])
