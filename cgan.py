@@ -329,10 +329,12 @@ def train(opt):
                 raise FloatingPointError(f"epoch {epoch}, batch {i}: a loss is not finite")
             if not first_process:
                 continue
-            shown = "[D loss: {:.4f}] [G loss: {:.4f}]".format(*losses[-1])
-            batches.set_postfix_str(shown, refresh=False)
+            d, g = losses[-1]
+            batches.set_postfix_str(f"D loss: {d:.4f}, G loss: {g:.4f}", refresh=False)
             if i % 50 == 0:
-                tqdm.write(f"[Epoch {epoch}/{opt.n_epochs}] [Batch {i}/{n_batches}] {shown}")
+                tqdm.write(
+                    f"[Epoch {epoch}/{opt.n_epochs}] [Batch {i}/{n_batches}] [D loss: {d:.4f}] [G loss: {g:.4f}]"
+                )
             if batches_done % opt.sample_interval == 0:
                 save_samples(os.path.join(opt.output_dir, "images", f"{batches_done}.png"), artist, opt)
 

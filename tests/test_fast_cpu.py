@@ -80,9 +80,9 @@ def test_memory(tmp_path):
         "import resource, cgan\n"
         "def resident():\n"
         "    return int(open('/proc/self/statm').read().split()[1]) * resource.getpagesize() // 2**20\n"
-        "save = cgan.save_log\n"
+        "save = cgan.checkpoint.save_log\n"
         "def watched(*args): save(*args); print('MB', resident())\n"
-        "cgan.save_log = watched\n"
+        "cgan.checkpoint.save_log = watched\n"
         "cgan.train(cgan.parse_flags('--n_epochs 20 --max_batches 50 --fid_interval 5 --output_dir'.split() + ['.']))\n"
         "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
     )
