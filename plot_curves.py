@@ -12,7 +12,9 @@ import os
 from support.checkpoint import replace_file
 from support.flags import Parser, output_folder
 
-STYLES = ["-", "--", ":", "-."]  # runs differ by line style, losses by colour: also readable in black and white
+STYLES = ["-", "--", ":", "-."]  # beside the colour: also readable in black and white
+LOSSES = {"d_loss": "discriminator", "g_loss": "generator"}
+FIGURES = {"fid": "FID", "digit_fid": "digit FID"}
 
 
 def are_rows(rows, keys):
@@ -74,12 +76,19 @@ def draw(path, panels):
         axes.set_xlabel("epoch")
         axes.set_ylabel(ylabel)
         axes.set_ylim(bottom=0)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.legend()
     replace_file(path, lambda file: figure.savefig(file, format="png"))
     plt.close(figure)
     print(f"wrote {path}")
+
+
+def short_names(paths):
+    """Returns {path: its parts that not all paths have}, such as a and b for a/log.json and b/log.json."""
+    parts = {path: path.split(os.sep) for path in paths}
+    shared = set.intersection(*map(set, parts.values()))
+    return {path: os.sep.join(part for part in parts[path] if part not in shared) or path for path in paths}
 
 
 def plot_curves(logs, output_dir):
@@ -88,21 +97,24 @@ def plot_curves(logs, output_dir):
     logs: {name of the run: what `read_log` returns for it}.
     """
     os.makedirs(output_dir, exist_ok=True)
-    losses, fids, digit_fids = [], [], []
+    loss_panels, fid_panels, several = {}, {}, len(logs) > 1
     for i, (name, (epochs, evaluations)) in enumerate(logs.items()):
-        style, suffix = STYLES[i % len(STYLES)], f", {name}" if len(logs) > 1 else ""
-        losses.append((epochs, "d_loss", "discriminator" + suffix, "C0", style))
-        losses.append((epochs, "g_loss", "generator" + suffix, "C1", style))
-        for key, label, curves in (("fid", "FID", fids), ("digit_fid", "digit FID", digit_fids)):
-            if scored(evaluations, key):
-                curves.append((scored(evaluations, key), key, label + suffix, f"C{i}", style))
-    draw(os.path.join(output_dir, "loss.png"), {"mean loss of the epoch": losses})
-    if not fids:
+        look = f"C{i}", STYLES[i % len(STYLES)]
+        for j, (key, network) in enumerate(LOSSES.items()):
+            if several:  # a panel for each loss, or the runs' curves could not be told apart
+                loss_panels.setdefault(f"mean loss of the {network}", []).append((epochs, key, name, *look))
+            else:
+                loss_panels.setdefault("mean loss of the epoch", []).append((epochs, key, network, f"C{j}", STYLES[j]))
+        for key, label in FIGURES.items():
+            rows = scored(evaluations, key)
+            if rows:
+                curve = (rows, key, name if several else label, *look)
+                fid_panels.setdefault(f"{label} (lower is better)", []).append(curve)
+    draw(os.path.join(output_dir, "loss.png"), loss_panels)
+    if not any(scored(evaluations, "fid") for _, evaluations in logs.values()):
         print("no FID in the log (Inception's weights were not there)")
-    panels = {"FID (lower is better)": fids, "digit FID (lower is better)": digit_fids}
-    panels = {label: curves for label, curves in panels.items() if curves}
-    if panels:
-        draw(os.path.join(output_dir, "fid.png"), panels)
+    if fid_panels:
+        draw(os.path.join(output_dir, "fid.png"), fid_panels)
 
 
 def main():
@@ -111,7 +123,7 @@ def main():
     parser.add_argument("--output_dir", help="where the pictures go (default: beside the first log)")
     opt = parser.parse_args()
     try:
-        logs = {path: read_log(path) for path in opt.logs}
+        logs = {name: read_log(path) for path, name in short_names(opt.logs).items()}
     except ValueError as error:
         parser.error(f"argument log.json: {error}")
     try:

@@ -65,6 +65,8 @@ def describe_saved(output_dir):
             epoch = int(file["epoch"])
     except OSError:
         return "Nothing is saved yet."
+    except Exception:  # whatever a damaged file makes its reader raise; --overwrite may have met one
+        return f"{checkpoint_path(output_dir)} is not a checkpoint of cgan.py."
     where = "" if output_dir == "." else f" --output_dir {shlex.quote(output_dir)}"
     return f"Saved up to epoch {epoch} in {checkpoint_path(output_dir)}; to go on: python cgan.py --resume{where}"
 

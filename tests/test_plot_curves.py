@@ -5,6 +5,8 @@ import json
 from conftest import run
 from PIL import Image
 
+from plot_curves import short_names
+
 
 def drawn(folder):
     """Returns {file name: share of pixels that are not white}."""
@@ -38,7 +40,18 @@ def test_several_logs_overlay_and_a_log_without_fid_still_draws(finished_run, tm
         "plot_curves.py", finished_run[0] / "results" / "log.json", tmp_path / "log.json", "--output_dir", both
     )
     assert process.returncode == 0, process.stderr
-    assert set(drawn(both)) == {"loss.png", "fid.png"} and drawn(both)["loss.png"] != alone["loss.png"]
+    assert set(drawn(both)) == {"loss.png", "fid.png"}
+    with Image.open(both / "loss.png") as two, Image.open(tmp_path / "loss.png") as one:
+        assert two.height == 2 * one.height  # a panel for each loss
+
+
+def test_runs_are_named_by_what_tells_their_paths_apart():
+    def names(*paths):
+        return list(short_names(paths).values())
+
+    assert names("results/lr_d/log.json", "results/ema/log.json") == ["lr_d", "ema"]
+    assert names("results/log.json", "trial/results/log.json") == ["results/log.json", "trial"]
+    assert names("log.json") == ["log.json"]
 
 
 def test_a_single_epoch_with_a_single_fid_draws(finished_run, tmp_path):

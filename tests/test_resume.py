@@ -304,3 +304,10 @@ def test_expected_shapes_are_the_networks(sizes):
         for i, value in enumerate(networks[name].parameters()):
             assert expected.pop(f"{optimizer}/m/{i}") == expected.pop(f"{optimizer}/v/{i}") == tuple(value.shape)
     assert not expected
+
+
+def test_a_damaged_checkpoint_is_not_called_saved(tmp_path):
+    (tmp_path / "results").mkdir()
+    path = tmp_path / "results" / "checkpoint.npz"
+    path.write_bytes(b"PK\x03\x04 not a zip file")
+    assert checkpoint.describe_saved(str(tmp_path)) == f"{path} is not a checkpoint of cgan.py."
