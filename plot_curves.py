@@ -76,7 +76,7 @@ def draw(path, panels):
         axes.set_xlabel("epoch")
         axes.set_ylabel(ylabel)
         axes.set_ylim(bottom=0)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
         axes.grid(alpha=0.3)
         axes.legend()
     replace_file(path, lambda file: figure.savefig(file, format="png"))
