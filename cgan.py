@@ -71,7 +71,7 @@ import fid
 from support import checkpoint, digit_classifier
 from support.device import jt
 from support.drawing import lay_out, save_picture
-from support.fast_cpu import Adam, Linear
+from support.fast_cpu import Adam, Linear, Tanh
 from support.inception_weights import sha256
 from support.mnist import TransformedMNIST
 
@@ -107,7 +107,7 @@ class Generator(nn.Module):
             *block(256, 512),
             *block(512, 1024),
             Linear(1024, img_size * img_size),
-            nn.Tanh(),
+            Tanh(),
         )
 
     def execute(self, noise, labels):

@@ -49,6 +49,15 @@ def test_linear_is_jittors_linear(n, n_in, n_out):
         np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-6, atol=1e-6 * scale)
 
 
+def test_tanh_and_its_gradient_are_right_for_any_number():
+    values = np.float32([-1e30, -200, -46, -44, -3, -0.5, 0, 1e-20, 0.5, 3, 44, 46, 200, 1e30] * 8)
+    x = jt.array(values)
+    y = fast_cpu.Tanh()(x)
+    np.testing.assert_allclose(y.numpy(), np.tanh(values), rtol=1e-5)
+    gradient = jt.grad((3 * y).sum(), x).numpy()
+    np.testing.assert_allclose(gradient, 3 / np.cosh(np.clip(values.astype(float), -99, 99)) ** 2, rtol=1e-5, atol=1e-6)
+
+
 def test_one_discriminator_pass_equals_two():
     """Loss and gradients, without dropout, whose random numbers would differ."""
     discriminator, loss = cgan.Discriminator(), jt.nn.MSELoss()
