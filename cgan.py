@@ -39,7 +39,7 @@ def parse_flags(argv=None):
     flag("--sample_interval", type=flags.whole_number(1), default=1000, help="batches between two sample grids")
     flag("--fid_interval", type=flags.whole_number(1), default=10, help="epochs between two FIDs")
     flag("--fid_samples", type=flags.whole_number(2), default=100, help="real and generated images an FID compares")
-    flag("--inception_weights", type=flags.weights_file, help="Inception-v3's .pkl, .pth or .npz (default: Jittor's)")
+    flag("--inception_weights", type=flags.weights_file, help="Inception-v3's, or original (default: Jittor's)")
     flag("--data_root", help="folder with the four MNIST-format .gz files (default: Jittor's own MNIST)")
     flag("--seed", type=flags.whole_number(0), default=0, help="the same seed gives the same run")
     flag("--output_dir", type=flags.output_folder, default=".", help="where images/ and results/ go")

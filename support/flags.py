@@ -102,7 +102,7 @@ def digit_text(text):
 
 
 def weights_file(text):
-    """argparse type: a file of Inception-v3's weights."""
+    """argparse type: a file of Inception-v3's weights, or the word original."""
     try:
         read_weights(text)
     except ValueError as error:

