@@ -5,7 +5,7 @@
 
 Every round runs, one after the other, each in a process of its own:
 
-    plain       the report's loop as it is described: jittor.nn's Linear and Adam, images transformed as they are read,
+    plain       the report's loop as it is described: jittor.nn's Linear, Tanh and Adam, images transformed as they are read,
                 two discriminator passes
     cgan        cgan.py itself
     pytorch     the plain loop in PyTorch, where it is installed, its images transformed beforehand, as cgan.py's are
@@ -58,6 +58,7 @@ def plain(changes=0):
     images_once, fast_adam, fast_linear, one_pass = (i < changes for i in range(len(CHANGES)))
     nn = jt.nn
     Adam = cgan.Adam if fast_adam else nn.Adam
+    cgan.Tanh = nn.Tanh
     if not fast_linear:
         cgan.Linear = nn.Linear
     generator, discriminator = cgan.Generator(), cgan.Discriminator()
