@@ -5,8 +5,8 @@
 
 Every round runs, one after the other, each in a process of its own:
 
-    plain       the report's loop as it is described: jittor.nn's Linear, Tanh and Adam, images transformed as they are read,
-                two discriminator passes
+    plain       the report's loop as it is described: jittor.nn's Linear, Tanh and Adam, images transformed as they
+                are read, two discriminator passes
     cgan        cgan.py itself
     pytorch     the plain loop in PyTorch, where it is installed, its images transformed beforehand, as cgan.py's are
     floor       what a step cannot do without: its matrix products alone, each in the fastest library at hand (oneDNN
