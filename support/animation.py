@@ -12,7 +12,7 @@ from support.checkpoint import replace_file
 from support.flags import Parser
 
 FRAMES = 40  # at most; dense at the start, where the digits change most
-LEVELS = 16  # of gray: a third of the size, and hardly to be seen
+LEVELS = 16  # of gray: a smaller file, and hardly to be seen
 MILLISECONDS, LAST = 200, 3000  # that a frame is shown
 CAPTION = 16  # pixels
 
