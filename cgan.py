@@ -279,6 +279,8 @@ def train(opt):
     artist = generator  # who draws the grids and is scored
     if opt.ema is not None:
         artist = networks["average"] = average
+    for network in networks.values():
+        network.mpi_param_broadcast()  # several processes begin with the first one's
     optimizers = {"optimizer_G": optimizer_G, "optimizer_D": optimizer_D}
     epochs_done, log = 0, {"epochs": [], "evaluations": []}
     if opt.checkpoint:
