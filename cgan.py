@@ -167,11 +167,13 @@ def seed_epoch(opt, epoch, dataloader):
 
 def generate(generator, noise, labels):
     """Returns images (N, 1, S, S) in [-1, 1] as an array, drawn in evaluation mode."""
+    noise, labels = noise.astype(np.float32), labels.astype(np.int32)
     generator.eval()
     with jt.no_grad():
-        images = generator(jt.array(noise.astype(np.float32)), jt.array(labels.astype(np.int32))).numpy()
+        parts = [slice(start, start + 2000) for start in range(0, len(labels), 2000)]  # bounds the memory
+        images = [generator(jt.array(noise[part]), jt.array(labels[part])).numpy() for part in parts]
     generator.train()
-    return images
+    return np.concatenate(images)
 
 
 def save_samples(path, generator, opt):
