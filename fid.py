@@ -13,14 +13,36 @@ Smaller is more alike; 0 is reached by equal sets. The value depends on how many
     python fid.py mnist generated_folder --features digits      on a digit classifier's features, no download
 """
 
+import argparse
 import http.client
 import os
 import sys
 import urllib.request
 
 import numpy as np
+from PIL import Image
 
-from support.flags import Parser, image_source, weights_file, whole_number
+from support.flags import Parser, weights_file, whole_number
+
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
+
+
+def image_source(text):
+    """argparse type: the word mnist, or a folder of at least 2 images, returned as the sorted list of their paths."""
+    if text == "mnist":
+        return text
+    if not os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"must be a folder of images or the word mnist, not '{text}'")
+    paths = [os.path.join(text, name) for name in sorted(os.listdir(text)) if name.lower().endswith(IMAGE_ENDINGS)]
+    if len(paths) < 2:
+        raise argparse.ArgumentTypeError(f"must hold at least 2 PNG or JPEG images, but {text} holds {len(paths)}")
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                image.load()
+        except Exception as error:  # whatever a damaged file makes its decoder raise
+            raise argparse.ArgumentTypeError(f"{path} cannot be read as an image: {error}")
+    return paths
 
 
 def parse_flags(argv=None):
@@ -37,12 +59,12 @@ def parse_flags(argv=None):
 if __name__ == "__main__":
     opt = parse_flags()  # before Jittor is imported: its first import compiles for minutes
 
-from PIL import Image
 from tqdm import tqdm
 
 from support import digit_classifier
 from support.device import jt, quiet
 from support.inception_weights import ORIGINAL, PACKAGE, OriginalWeights, check_weights, read_weights
+from support.mnist import load_mnist
 
 # isort: split
 from jittor import models, nn
@@ -209,7 +231,7 @@ def features_of(source, extract, mode, size, batch_size):
 
     extract: a function of images (N, C, size, size) in [-1, 1] that returns their features.
     """
-    images = digit_classifier.mnist_images(train=False)[0] if source == "mnist" else source
+    images = load_mnist(train=False).arrays()[0] if source == "mnist" else source
     features = []
     for start in tqdm(range(0, len(images), batch_size), desc="features", disable=None):
         batch = images[start : start + batch_size]

@@ -8,7 +8,7 @@ import os
 
 from PIL import Image, ImageDraw
 
-from support.checkpoint import replace_file
+from support.files import replace_file
 from support.flags import Parser
 
 FRAMES = 40  # at most; dense at the start, where the digits change most

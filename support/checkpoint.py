@@ -1,61 +1,27 @@
-"""What a run keeps on disk: written so that no kill can leave half a file, and read without running what is in it."""
+"""What a run keeps to go on from: written whole or not at all, and read without running what is in it.
 
-import fcntl
-import glob
+python -m support.checkpoint results/checkpoint.npz generator.npz       keeps a checkpoint's generator alone
+"""
+
 import io
 import json
-import math
 import os
 import shlex
 import sys
+import zipfile
 
 import numpy as np
 
+from support.files import checkpoint_path, replace_file
+
 MOMENTS = {"m": "m", "v": "values"}  # name in the file: Adam's first and second moments in jittor.nn.Adam
+TRAINED = {"generator": "optimizer_G", "discriminator": "optimizer_D"}  # each network and its optimizer
+SIZES = ("latent_dim", "n_classes", "img_size")  # the flags that a generator is built from
+LAYER_NUMBERS = ("scale", "eps", "p")  # a slope, an epsilon, a probability
 
 
-def checkpoint_path(output_dir):
-    return os.path.join(output_dir, "results", "checkpoint.npz")
-
-
-def log_path(output_dir):
-    return os.path.join(output_dir, "results", "log.json")
-
-
-def holds_run(output_dir):
-    return os.path.exists(checkpoint_path(output_dir)) or os.path.exists(log_path(output_dir))
-
-
-def clear_run(output_dir):
-    """Deletes an earlier run's files, and nothing else."""
-    grids = glob.glob(os.path.join(glob.escape(output_dir), "images", "[0-9]*.png"))
-    for path in [checkpoint_path(output_dir), log_path(output_dir), *grids]:
-        if os.path.exists(path):
-            os.remove(path)
-
-
-def make_folders(output_dir):
-    """Makes the folders that a run writes to; raises OSError."""
-    for name in ("images", "results"):
-        os.makedirs(os.path.join(output_dir, name), exist_ok=True)
-
-
-def lock_run(output_dir):
-    """Makes the folders of a run and locks them until the process ends, however it ends.
-
-    Returns whether that worked, or False where another process holds the lock. Raises OSError where a folder cannot be
-    made.
-    """
-    make_folders(output_dir)
-    lock = os.open(os.path.join(output_dir, "results"), os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return False
-    for path in glob.glob(os.path.join(glob.escape(output_dir), "*", "*.new")):
-        os.remove(path)  # of a run that was killed while it wrote
-    return True
+class Mismatch(ValueError):
+    """A file that is sound in itself but does not belong to the networks in cgan.py."""
 
 
 def describe_saved(output_dir):
@@ -71,29 +37,13 @@ def describe_saved(output_dir):
     return f"Saved up to epoch {epoch} in {checkpoint_path(output_dir)}; to go on: python cgan.py --resume{where}"
 
 
-def replace_file(path, write):
-    """Writes a file beside its place, flushes it to disk and moves it into its place.
-
-    path: where the file goes; write: a function that takes the open binary file and fills it.
-    Raises OSError where that fails; what was there before stays whole.
-    """
-    beside = f"{path}.new"
-    try:
-        with open(beside, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError:
-        if os.path.exists(beside):
-            os.remove(beside)
-        raise
-
-
-def save_log(output_dir, log):
-    """Writes `log` (dictionaries, lists, numbers, strings) as JSON."""
-    text = json.dumps(log, indent=1, allow_nan=False) + "\n"
-    replace_file(log_path(output_dir), lambda file: file.write(text.encode()))
+# ---------------------------------------------------------------- writing
+def describe_layer(layer):
+    """Returns {"kind": class name, and the number beside its parameters, such as "scale", LeakyReLU's slope}."""
+    numbers = {name: getattr(layer, name) for name in LAYER_NUMBERS if hasattr(layer, name)}
+    if getattr(layer, "args", ()):  # where jittor.nn keeps the slope
+        numbers["scale"] = layer.args[0]
+    return {"kind": type(layer).__name__, **numbers}
 
 
 def save_checkpoint(output_dir, networks, optimizers, epoch, log, data):
@@ -101,150 +51,163 @@ def save_checkpoint(output_dir, networks, optimizers, epoch, log, data):
 
     networks, optimizers: {name: jittor Module}, {name: jittor Adam}; data: SHA-256 of the training data.
     Arrays: '<network>/<parameter>'; '<optimizer>/m/<i>' and '<optimizer>/v/<i>', Adam's first and second
-    moments; '<optimizer>/step'; 'epoch'; 'data'; 'log', the run's log with its flags as JSON text.
+    moments; '<optimizer>/step'; 'epoch'; 'data'; as JSON text 'log', the run's log with its flags, and 'layers',
+    {network: its layers from first to last}.
     Raises FloatingPointError where a number is not finite, OSError where it cannot be written.
     """
-    arrays = {"epoch": np.array(epoch), "data": np.array(data), "log": np.array(json.dumps(log))}
+    layers = {name: [describe_layer(layer) for layer in network.model] for name, network in networks.items()}
+    arrays = {"epoch": epoch, "data": data, "log": json.dumps(log), "layers": json.dumps(layers)}
     for name, network in networks.items():
         for key, value in network.state_dict().items():
             arrays[f"{name}/{key}"] = value.numpy()
     for name, optimizer in optimizers.items():
-        arrays[f"{name}/step"] = np.array(optimizer.n_step)
+        arrays[f"{name}/step"] = optimizer.n_step
         for kind, moments in MOMENTS.items():
             for i, value in enumerate(optimizer.param_groups[0][moments]):
                 arrays[f"{name}/{kind}/{i}"] = value.numpy()
+    arrays = {name: np.asarray(value) for name, value in arrays.items()}
     for name, value in arrays.items():
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             raise FloatingPointError(f"epoch {epoch}: {name} is not finite")
+    save_arrays(checkpoint_path(output_dir), arrays)
+
+
+def save_arrays(path, arrays):
+    """Writes {name: array} as an .npz that is not compressed; raises OSError."""
     whole = io.BytesIO()  # a zip file that a full disk interrupts complains a second time when it is closed
     np.savez(whole, **arrays)
-    replace_file(checkpoint_path(output_dir), lambda file: file.write(whole.getbuffer()))
+    replace_file(path, lambda file: file.write(whole.getbuffer()))
 
 
-def load_checkpoint(checkpoint, networks, optimizers):
-    """Sets networks and optimizers, as save_checkpoint takes them, to what `read_checkpoint` returned.
+def save_generator(path, checkpoint):
+    """Writes the generator of a checkpoint, as `read_checkpoint` returns it, in float16: half the size.
 
-    Returns (epochs done, {"epochs": [...], "evaluations": [...]} of the log).
+    Where the run has a running average of the generator, it is that which is kept.
+    """
+    name = "average" if "average/model.0.weight" in checkpoint else "generator"
+    log, layers = checkpoint["log"], checkpoint["layers"]
+    arrays = {
+        "log": np.array(json.dumps({"config": {key: log["config"][key] for key in SIZES}})),
+        "layers": np.array(json.dumps({"generator": layers[name]})),
+    }
+    for key, value in part(checkpoint, name).items():
+        arrays[f"generator/{key}"] = value.astype(np.float16)
+    save_arrays(path, arrays)
+
+
+# ---------------------------------------------------------------- reading
+def read_arrays(path):
+    """Returns {name: array} of an .npz of this module, 'log' and 'layers' as the dictionaries that they stand for.
+
+    Raises ValueError that names the file and says what is wrong with it. Nothing that it may carry is run.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > os.path.getsize(path):
+            raise ValueError("it is compressed, as none that this program writes is")
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        for name in ("log", "layers"):
+            arrays[name] = json.loads(str(arrays[name]))
+            if not isinstance(arrays[name], dict):
+                raise ValueError(f"'{name}' is no dictionary")
+        for name, value in arrays.items():
+            if "/" in name and (value.dtype.kind not in "fi" or not np.isfinite(value).all()):
+                raise ValueError(f"{name} holds what is no finite number")
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing")
+    except KeyError as error:
+        raise ValueError(f"{path} is not a checkpoint of cgan.py: {error} is missing")
+    except Exception as error:  # whatever a damaged file makes its reader raise
+        raise ValueError(f"{path} is not a checkpoint of cgan.py: {error or type(error).__name__}")
+    return arrays
+
+
+def part(arrays, name):
+    """Returns those of {'<name>/<key>': value} that belong to `name`, as {key: value}."""
+    return {key[len(name) + 1 :]: value for key, value in arrays.items() if key.startswith(f"{name}/")}
+
+
+def read_checkpoint(path):
+    """Returns {name: array} of a checkpoint, 'log' and 'layers' as dictionaries, checked against itself.
+
+    Raises ValueError that names the file and says what is wrong with it.
+    """
+    checkpoint = read_arrays(path)
+    try:
+        log, epoch = checkpoint["log"], int(checkpoint["epoch"])
+        if not 1 <= epoch == len(log["epochs"]) or [row["epoch"] for row in log["epochs"]] != list(range(1, epoch + 1)):
+            raise ValueError("its log does not hold its epochs")
+        for name in ("config", "environment"):
+            if not isinstance(log[name], dict):
+                raise ValueError(f"'{name}' of its log is no dictionary")
+        for row in log["evaluations"] + log["changes"]:
+            if not isinstance(row["epoch"], int):
+                raise ValueError("its log names an epoch that is no whole number")
+        str(checkpoint["data"])
+        for network, optimizer in TRAINED.items():
+            if int(checkpoint[f"{optimizer}/step"]) < 1:
+                raise ValueError(f"{optimizer}/step is below 1")
+            shapes = [value.shape for value in part(checkpoint, network).values()]
+            for kind in MOMENTS:
+                moments = part(checkpoint, f"{optimizer}/{kind}")
+                if [moments[str(i)].shape for i in range(len(moments))] != shapes or not shapes:
+                    raise ValueError(f"{optimizer}/{kind} does not fit the parameters of the {network}")
+    except KeyError as error:
+        raise ValueError(f"{path} is not a checkpoint of cgan.py: {error} is missing")
+    except Exception as error:  # a log may hold anything
+        raise ValueError(f"{path} is not a checkpoint of cgan.py: {error or type(error).__name__}")
+    return checkpoint
+
+
+def read_generator(path):
+    """Returns ({flag: number} that the generator is built from, {name: float32 array}) of a trained generator.
+
+    path: a checkpoint, or what save_generator wrote. Raises ValueError that names the file and what is wrong with it.
+    """
+    arrays = read_arrays(path)
+    config = arrays["log"].get("config")
+    weights = part(arrays, "average") or part(arrays, "generator")
+    if not weights or not isinstance(config, dict) or not all(type(config.get(name)) is int for name in SIZES):
+        raise ValueError(f"{path} holds no generator of cgan.py")
+    return {name: config[name] for name in SIZES}, {key: value.astype(np.float32) for key, value in weights.items()}
+
+
+def load_weights(network, weights, path):
+    """Sets a network to {name: array}; raises Mismatch, which names `path`, where it has other parameters."""
+    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    for name in {**shapes, **weights}:
+        found = weights[name].shape if name in weights else None
+        if shapes.get(name) != found:
+            kind = type(network).__name__
+            raise Mismatch(f"{path} does not fit the {kind} in cgan.py: {name} has {found}, not {shapes.get(name)}")
+    network.load_state_dict(weights)
+
+
+def load_checkpoint(path, checkpoint, networks, optimizers):
+    """Sets networks and optimizers, as save_checkpoint takes them, to what read_checkpoint returned for `path`.
+
+    Raises Mismatch where they are others.
     """
     for name, network in networks.items():
-        prefix = f"{name}/"
-        network.load_state_dict({k[len(prefix) :]: v for k, v in checkpoint.items() if k.startswith(prefix)})
+        load_weights(network, part(checkpoint, name), path)
     for name, optimizer in optimizers.items():
         optimizer.n_step = int(checkpoint[f"{name}/step"])
         for kind, moments in MOMENTS.items():
             for i, value in enumerate(optimizer.param_groups[0][moments]):
                 value.assign(checkpoint[f"{name}/{kind}/{i}"])
-    return int(checkpoint["epoch"]), {name: checkpoint["log"][name] for name in ("epochs", "evaluations")}
 
 
-def linear_shapes(layer, n_in, n_out):
-    return {f"model.{layer}.weight": (n_out, n_in), f"model.{layer}.bias": (n_out,)}
-
-
-def generator_shapes(latent_dim, n_classes, img_size):
-    """Returns {name: shape} of cgan.Generator's parameters and running statistics."""
-    shapes = {"label_embedding.weight": (n_classes, n_classes), **linear_shapes(0, latent_dim + n_classes, 128)}
-    for layer, n_in in ((2, 128), (5, 256), (8, 512)):
-        shapes.update(linear_shapes(layer, n_in, 2 * n_in))
-        statistics = ("weight", "bias", "running_mean", "running_var")
-        shapes.update({f"model.{layer + 1}.{name}": (2 * n_in,) for name in statistics})
-    return {**shapes, **linear_shapes(11, 1024, img_size**2)}
-
-
-def discriminator_shapes(n_classes, img_size, hidden_d):
-    """Returns {name: shape} of cgan.Discriminator's parameters."""
-    shapes = {"label_embedding.weight": (n_classes, n_classes), **linear_shapes(0, n_classes + img_size**2, hidden_d)}
-    for layer, n_out in ((2, hidden_d), (5, hidden_d), (8, 1)):
-        shapes.update(linear_shapes(layer, hidden_d, n_out))
-    return shapes
-
-
-def expected_shapes(latent_dim, n_classes, img_size, hidden_d, average=False):
-    """Returns {name: shape} of the arrays of numbers in a checkpoint of networks of these sizes (see cgan.py).
-
-    average: whether it also holds a running average of the generator.
-    """
-    shapes = {}
-    if average:
-        shapes = {f"average/{k}": shape for k, shape in generator_shapes(latent_dim, n_classes, img_size).items()}
-    for network, optimizer, parameters in (
-        ("generator", "optimizer_G", generator_shapes(latent_dim, n_classes, img_size)),
-        ("discriminator", "optimizer_D", discriminator_shapes(n_classes, img_size, hidden_d)),
-    ):
-        shapes.update({f"{network}/{name}": shape for name, shape in parameters.items()})
-        for kind in MOMENTS:
-            shapes.update({f"{optimizer}/{kind}/{i}": shape for i, shape in enumerate(parameters.values())})
-    return shapes
-
-
-def check_arrays(path, arrays, shapes):
-    """Raises ValueError that names `path` and the array which is missing, of another shape or not finite."""
-    for name, shape in shapes.items():
-        value = arrays.get(name)
-        if value is None:
-            raise ValueError(f"{path} is not a checkpoint of cgan.py: {name} is missing")
-        if value.shape != shape:
-            raise ValueError(f"{path}: {name} has shape {value.shape}, where {shape} belongs")
-        if value.dtype.kind != "f" or not np.isfinite(value).all():
-            raise ValueError(f"{path}: {name} holds numbers that are not finite or no floating-point numbers")
-
-
-def read_checkpoint(path):
-    """Returns {name: array} of a checkpoint, 'log' as the dictionary that it stands for.
-
-    Raises ValueError that names the file and says what is wrong with it. Nothing that it may carry is run.
-    """
+def main():
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m support.checkpoint CHECKPOINT GENERATOR     keeps a checkpoint's generator alone")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            checkpoint = dict(file)
-        log = checkpoint["log"] = json.loads(str(checkpoint["log"]))
-        sizes = [log["config"][name] for name in ("latent_dim", "n_classes", "img_size", "hidden_d")]
-        steps = [int(checkpoint[name]) for name in ("epoch", "optimizer_G/step", "optimizer_D/step")]
-        if not all(isinstance(number, int) and number > 0 for number in sizes + steps):
-            raise ValueError("its sizes or steps are not whole numbers above 0")
-        if [row["epoch"] for row in log["epochs"]] != list(range(1, steps[0] + 1)):
-            raise ValueError("its log does not hold its epochs")
-        str(checkpoint["data"]), log["evaluations"], log["environment"]
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing: there is no run to go on with")
-    except KeyError as error:
-        raise ValueError(f"{path} is not a checkpoint of cgan.py: {error} is missing")
-    except Exception as error:  # whatever a damaged file makes its reader raise
-        raise ValueError(f"{path} is not a checkpoint of cgan.py: {error or type(error).__name__}")
-    check_arrays(path, checkpoint, expected_shapes(*sizes, average=log["config"].get("ema") is not None))
-    return checkpoint
-
-
-def drawing_prefix(names):
-    """Returns what the names of the arrays begin with that draw: the average where there is one."""
-    return "average/" if any(name.startswith("average/") for name in names) else "generator/"
-
-
-def save_generator(path, checkpoint):
-    """Writes the generator of a checkpoint, as `read_checkpoint` returns it, in float16: half the size."""
-    prefix = drawing_prefix(checkpoint)
-    arrays = {name: value.astype(np.float16) for name, value in checkpoint.items() if name.startswith(prefix)}
-    replace_file(path, lambda file: np.savez_compressed(file, **arrays))
-
-
-def read_generator(path):
-    """Returns (latent_dim, n_classes, img_size) and {name: float32 array} of a trained generator.
-
-    path: a checkpoint, or what save_generator wrote. Raises ValueError that names the file and what is wrong with it.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            prefix = drawing_prefix(file.files)
-            arrays = {name[len(prefix) :]: file[name] for name in file.files if name.startswith(prefix)}
-        n_classes, n_in = len(arrays["label_embedding.weight"]), arrays["model.0.weight"].shape[1]
-        sizes = n_in - n_classes, n_classes, math.isqrt(len(arrays["model.11.bias"]))
-    except Exception as error:  # whatever a damaged file makes its reader raise
-        raise ValueError(f"{path} holds no generator of cgan.py: {error or type(error).__name__}")
-    check_arrays(path, arrays, generator_shapes(*sizes))
-    return sizes, {name: value.astype(np.float32) for name, value in arrays.items()}
+        save_generator(sys.argv[2], read_checkpoint(sys.argv[1]))
+    except (ValueError, OSError) as error:
+        print(f"support.checkpoint: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: python -m support.checkpoint CHECKPOINT GENERATOR     keeps a checkpoint's generator alone")
-    save_generator(sys.argv[2], read_checkpoint(sys.argv[1]))
+    main()

@@ -12,12 +12,11 @@ import os
 import numpy as np
 from tqdm import tqdm
 
-from support.checkpoint import replace_file
 from support.device import jt
-from support.mnist import TransformedMNIST
+from support.files import replace_file
+from support.mnist import load_mnist
 
 # isort: split
-import jittor.transform as transform
 from jittor import nn
 
 WEIGHTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "digit_classifier.npz")
@@ -90,8 +89,8 @@ def train(n_epochs=8, batch_size=128, lr=0.002, seed=0):
     """Trains a classifier on the training images, with a learning rate that falls to 0; returns it."""
     jt.set_global_seed(seed)
     rng = np.random.default_rng(seed)
-    images, labels = mnist_images(train=True)
-    test_images, test_labels = mnist_images(train=False)
+    images, labels = load_mnist(train=True, img_size=IMG_SIZE).arrays()
+    test_images, test_labels = load_mnist(train=False, img_size=IMG_SIZE).arrays()
     model = DigitClassifier()
     optimizer = nn.Adam(model.parameters(), lr)
     n_steps, step = n_epochs * (len(images) // batch_size), 0
@@ -107,15 +106,6 @@ def train(n_epochs=8, batch_size=128, lr=0.002, seed=0):
         accuracy = (read_digits(model, test_images)[1] == test_labels).mean()
         print(f"[Epoch {epoch}/{n_epochs}] [test accuracy {accuracy:.4f}]", flush=True)
     return model
-
-
-def mnist_images(train):
-    """Returns MNIST's training or test set as arrays: images (N, 1, 32, 32) float32 in [-1, 1], labels (N,) int32."""
-    preprocessing = transform.Compose(
-        [transform.Resize(IMG_SIZE), transform.Gray(), transform.ImageNormalize(mean=[0.5], std=[0.5])]
-    )
-    dataset = TransformedMNIST(train, preprocessing)
-    return dataset.images(), dataset.mnist["labels"].astype(np.int32)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from support.checkpoint import replace_file
+from support.files import replace_file
 
 GAP = 2  # pixels between two digits
 
@@ -12,6 +12,15 @@ def save_picture(path, values):
     """Writes values (H, W) in [-1, 1] as a gray PNG."""
     picture = Image.fromarray(((values + 1) * 127.5).round().astype(np.uint8))
     replace_file(path, lambda file: picture.save(file, format="PNG"))
+
+
+def stretch(images):
+    """Returns images stretched to [-1, 1] from their darkest to their lightest value, as the script family does.
+
+    It shows the noise that an untrained generator draws, whose values lie close together.
+    """
+    low, high = images.min(), images.max()
+    return (images - low) / max(high - low, 1e-12) * 2 - 1
 
 
 def lay_out(text, images):

@@ -1,8 +1,4 @@
-"""What Jittor leaves slow on a CPU, Adam's update and the product of a linear layer, or wrong, the gradient of tanh.
-
-Each computes what jittor.nn's class of the same name computes; Adam and Linear are these classes on a GPU. What they
-gain is in the README ("How fast it is").
-"""
+"""Adam for a CPU: what jittor.nn.Adam computes, as one operator on all cores."""
 
 import math
 
@@ -58,47 +54,3 @@ class Adam(nn.Adam):
         )
         self.post_step()
         jt.sync_all()  # now, before the next graph reads the parameters
-
-
-class Product(jt.Function):
-    """x (N, n_in), weight (n_out, n_in) -> x weight' (N, n_out), from the transpose of weight x', which is faster.
-
-    oneDNN is slow where its second factor is transposed and large; so the small x is, not the weight.
-    """
-
-    def execute(self, x, weight):
-        self.saved = x, weight
-        return nn.matmul_transpose(weight, x).transpose()
-
-    def grad(self, grad):
-        x, weight = self.saved
-        shape = (x.shape[0], *weight.shape)
-        grad_weight = (grad.broadcast(shape, [2]) * x.broadcast(shape, [1])).sum(0)  # grad' x, no transpose stored
-        return nn.matmul(grad, weight), grad_weight
-
-
-class Linear(nn.Linear):
-    """jittor.nn.Linear: x (N, n_in) -> x weight' + bias (N, n_out)."""
-
-    def execute(self, x):
-        if jt.flags.use_cuda:
-            return super().execute(x)
-        return Product.apply(x, self.weight) + self.bias
-
-
-class HyperbolicTangent(jt.Function):
-    """x -> tanh(x), with the gradient 1 - tanh(x)^2."""
-
-    def execute(self, x):
-        self.tanh = x.tanh()
-        return self.tanh
-
-    def grad(self, grad):
-        return grad * (1 - self.tanh * self.tanh)
-
-
-class Tanh(nn.Module):
-    """jittor.nn.Tanh, whose gradient on a CPU, 1 / cosh(x)^2 by approximate division, is NaN where |x| > 45."""
-
-    def execute(self, x):
-        return HyperbolicTangent.apply(x)

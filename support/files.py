@@ -1,0 +1,80 @@
+"""Where a run keeps its files, and how a file is written so that no kill can leave half of it."""
+
+import os
+import re
+
+GRID = re.compile(r"(\d+)\.png")  # a sample grid's name: the batches done
+BESIDE = ".new"  # how the name of a file ends while it is being written
+
+
+def checkpoint_path(output_dir):
+    return os.path.join(output_dir, "results", "checkpoint.npz")
+
+
+def log_path(output_dir):
+    return os.path.join(output_dir, "results", "log.json")
+
+
+def grid_path(output_dir, batches_done):
+    return os.path.join(output_dir, "images", f"{batches_done}.png")
+
+
+def digits_path(output_dir):
+    return os.path.join(output_dir, "images", "digits.png")
+
+
+def find_grids(folder):
+    """Returns {batches done: path} of the sample grids in `folder`, a run's images/, in the order of training."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    found = {int(match[1]): os.path.join(folder, match[0]) for match in map(GRID.fullmatch, names) if match}
+    return dict(sorted(found.items()))
+
+
+def make_folders(output_dir):
+    """Makes the folders that a run writes to; raises OSError."""
+    for name in ("images", "results"):
+        os.makedirs(os.path.join(output_dir, name), exist_ok=True)
+
+
+def run_files(output_dir):
+    """Returns the paths of the run in `output_dir`: checkpoint and log, there or not, and its sample grids."""
+    return [checkpoint_path(output_dir), log_path(output_dir), *find_grids(os.path.join(output_dir, "images")).values()]
+
+
+def holds_run(output_dir):
+    return os.path.exists(checkpoint_path(output_dir)) or os.path.exists(log_path(output_dir))
+
+
+def clear_run(output_dir):
+    """Deletes the files of the run in `output_dir`, and nothing else."""
+    for path in run_files(output_dir):
+        if os.path.exists(path):
+            os.remove(path)
+
+
+def clear_leftovers(output_dir):
+    """Deletes what a run that was killed left half written, and nothing else."""
+    images = os.path.join(output_dir, "images")
+    grids = [os.path.join(images, name) for name in os.listdir(images) if re.fullmatch(GRID.pattern + BESIDE, name)]
+    for path in [checkpoint_path(output_dir) + BESIDE, log_path(output_dir) + BESIDE, *grids]:
+        if os.path.exists(path):
+            os.remove(path)
+
+
+def replace_file(path, write):
+    """Writes a file beside its place, flushes it to disk and moves it into its place.
+
+    path: where the file goes; write: a function that takes the open binary file and fills it.
+    Raises OSError where that fails; what was there before stays whole.
+    """
+    beside = path + BESIDE
+    try:
+        with open(beside, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError:
+        if os.path.exists(beside):
+            os.remove(beside)
+        raise
