@@ -223,7 +223,6 @@ def test_a_folder_that_holds_a_run(tmp_path, straight):
     (tmp_path / "results" / "notes.txt").write_text("mine")
     refused(tmp_path, SCRIPT, "--n_epochs", "1", names=["--output_dir", "--resume", "--overwrite"])
     path = straight[2] / "results" / "checkpoint.npz"
-    (tmp_path / "empty home").rmdir()
     refused(tmp_path, SCRIPT, "--resume", path, "--output_dir", ".", names=["--output_dir", "--overwrite"])
     process = run(SCRIPT, *"--overwrite --n_epochs 1 --max_batches 2 --seed 5".split(), cwd=tmp_path)
     assert process.returncode == 0, process.stderr
