@@ -9,8 +9,8 @@ from conftest import ROOT, run
 from PIL import Image
 
 import cgan
-from fid import frechet_distance
-from support import checkpoint, digit_classifier, flags
+from support import checkpoint, digit_classifier, evaluation, flags
+from support.mnist import load_mnist
 
 RUNS = ["reference", "lr_d", "hidden_d", "ema"]
 READMES, RESULTS = ["README.md", "README.zh-CN.md"], ROOT / "docs" / "results.md"
@@ -23,7 +23,7 @@ def log(name):
 
 def command_of(config):
     """Returns the command that trains the same: all flags but those that only say what is scored and where it goes."""
-    defaults = vars(cgan.parse_flags(["--overwrite"]))  # overwrite: should a run of the reader's own be there
+    defaults = vars(cgan.parse_flags([]))
     elsewhere = ("output_dir", "inception_weights")
     given = [(name, value) for name, value in config.items() if name not in elsewhere and value != defaults[name]]
     return " ".join(["python cgan.py", *(f"--{name} {value}" for name, value in given)])
@@ -82,32 +82,36 @@ def test_the_reference_run_is_complete():
 
 
 def test_the_committed_generator_scores_what_the_log_says():
-    sizes, arrays = checkpoint.read_generator(flags.REFERENCE_GENERATOR)
-    generator = cgan.Generator(*sizes)
-    generator.load_state_dict(arrays)
-    labels = np.arange(10000) % 10
-    images = cgan.generate(generator, np.random.default_rng(5).standard_normal((len(labels), sizes[0])), labels)
+    path = flags.REFERENCE_GENERATOR
+    sizes, arrays = checkpoint.read_generator(path)
+    generator = cgan.load_generator(path, sizes, arrays)
+
+    def draw(noise, labels):
+        return cgan.generate(generator, noise, labels)
+
+    images, labels = evaluation.draw_digits(draw, np.random.default_rng(5), sizes["latent_dim"], sizes["n_classes"])
     classifier = digit_classifier.load()
-    features, digits = digit_classifier.read_digits(classifier, images)
-    test_features, _ = digit_classifier.read_digits(classifier, digit_classifier.mnist_images(train=False)[0])
+    test_features, _ = digit_classifier.read_digits(classifier, load_mnist(train=False).arrays()[0])
+    scores = evaluation.score_digits(images, labels, classifier, test_features)
     last = log("reference")["evaluations"][-1]
-    assert (digits == labels).mean() >= 0.985
-    assert min((digits[labels == label] == label).mean() for label in range(10)) >= 0.95
-    assert abs((digits == labels).mean() - last["label_accuracy"]) < 0.005  # other noise, weights in half precision
-    assert abs(frechet_distance(features, test_features) / last["digit_fid"] - 1) < 0.1
+    assert scores["label_accuracy"] >= 0.985 and min(scores["class_accuracy"]) >= 0.95
+    assert abs(scores["label_accuracy"] - last["label_accuracy"]) < 0.005  # other noise, weights in half precision
+    assert abs(scores["digit_fid"] / last["digit_fid"] - 1) < 0.1
 
 
-def test_the_committed_curves_are_drawn_again(tmp_path):
-    commands = {
-        "reference": ["results/reference/log.json"],
-        "compared": [f"results/{name}/log.json" for name in RUNS],
-    }
-    for folder, logs in commands.items():
-        process = run("plot_curves.py", *logs, "--output_dir", tmp_path)
-        assert process.returncode == 0, process.stderr
-        for name in ("loss.png", "fid.png"):
-            with Image.open(tmp_path / name) as ours, Image.open(ROOT / "results" / folder / name) as committed:
-                assert ours.size == committed.size
+@pytest.mark.parametrize(
+    "folder, logs",
+    [("reference", ["results/reference/log.json"]), ("compared", [f"results/{name}/log.json" for name in RUNS])],
+)
+def test_the_committed_curves_are_drawn_again(tmp_path, folder, logs):
+    process = run("plot_curves.py", *logs, "--output_dir", tmp_path)
+    assert process.returncode == 0, process.stderr
+    for name in ("loss.png", "fid.png"):
+        with Image.open(tmp_path / name) as ours, Image.open(ROOT / "results" / folder / name) as committed:
+            assert ours.size == committed.size
+            if ours.info["Software"] != committed.info["Software"]:
+                pytest.skip("another version of matplotlib draws other pixels")
+            assert ours.tobytes() == committed.tobytes()
 
 
 def test_the_repository_is_small():
