@@ -9,7 +9,7 @@ from conftest import ROOT, run
 from PIL import Image
 
 import cgan
-from support import checkpoint, digit_classifier, evaluation, flags
+from support import digit_classifier, evaluation, flags
 from support.mnist import load_mnist
 
 RUNS = ["reference", "lr_d", "hidden_d", "ema"]
@@ -82,14 +82,12 @@ def test_the_reference_run_is_complete():
 
 
 def test_the_committed_generator_scores_what_the_log_says():
-    path = flags.REFERENCE_GENERATOR
-    sizes, arrays = checkpoint.read_generator(path)
-    generator = cgan.load_generator(path, sizes, arrays)
+    generator = cgan.load_generator(flags.REFERENCE_GENERATOR)
 
     def draw(noise, labels):
         return cgan.generate(generator, noise, labels)
 
-    images, labels = evaluation.draw_digits(draw, np.random.default_rng(5), sizes["latent_dim"], sizes["n_classes"])
+    images, labels = evaluation.draw_digits(draw, np.random.default_rng(5), generator.latent_dim, 10)
     classifier = digit_classifier.load()
     test_features, _ = digit_classifier.read_digits(classifier, load_mnist(train=False).arrays()[0])
     scores = evaluation.score_digits(images, labels, classifier, test_features)
