@@ -15,7 +15,7 @@ import os
 import sys
 
 from support import flags
-from support.process import refuse, start_run
+from support.process import outlive_terminal, refuse, start_run
 
 
 # ---------------------------------------------------------------- flags
@@ -23,7 +23,7 @@ def parse_flags(argv=None):
     """Returns the flags of the command line; ends with one line and status 2 where one is wrong."""
     parser = flags.Parser("Trains a conditional GAN that draws MNIST digits on command.")
     flag, whole = parser.add_argument, flags.whole_number
-    flag("--n_epochs", type=whole(1), default=100, help="times that training sees every image")
+    flag("--n_epochs", type=whole(1), default=100, help="how often training sees every image")
     flag("--batch_size", type=whole(2), default=64, fixed=True, help="images a step")
     flag("--lr", type=flags.positive, default=0.0002, help="learning rate of both Adam optimizers")
     flag("--lr_d", type=flags.positive, help="the discriminator's learning rate (default: --lr)")
@@ -43,11 +43,11 @@ def parse_flags(argv=None):
     flag("--seed", type=whole(0), default=0, fixed=True, help="the same seed gives the same run")
     flag("--max_batches", type=whole(1), fixed=True, help="end every epoch after so many batches (default: all)")
     flag("--cpu", action="store_true", help="stay on the CPU, also where there is a GPU")
-    how = {"recorded": False}  # how a run is started, not what it is
-    flag("--output_dir", type=flags.output_folder, default=".", help="where images/ and results/ go", **how)
-    flag("--resume", nargs="?", const="", metavar="PATH", help="go on from a checkpoint (default: own)", **how)
-    flag("--overwrite", action="store_true", help="delete the run that --output_dir holds", **how)
-    flag("--digits", type=flags.digit_text, metavar="TEXT", help="draw these with a trained generator", **how)
+    start = {"recorded": False}  # how a run is started, not what it is
+    flag("--output_dir", type=flags.output_folder, default=".", help="where images/ and results/ go", **start)
+    flag("--resume", nargs="?", const="", metavar="PATH", help="go on from a checkpoint (default: own)", **start)
+    flag("--overwrite", action="store_true", help="delete the run that --output_dir holds", **start)
+    flag("--digits", type=flags.digit_text, metavar="TEXT", help="draw these with a trained generator", **start)
     opt = parser.parse_args(argv)
     opt.checkpoint = None
     if opt.digits:
@@ -63,6 +63,7 @@ def parse_flags(argv=None):
 if __name__ == "__main__":
     # Before Jittor is imported: its first import compiles for minutes, and it chooses the device.
     opt = parse_flags()
+    outlive_terminal()
     if not opt.digits:
         start_run(opt)
     if opt.cpu:
@@ -92,7 +93,7 @@ class Generator(nn.Module):
     (noise (N, latent_dim), labels (N,)) -> images (N, 1, S, S) in [-1, 1].
     """
 
-    def __init__(self, latent_dim=100, n_classes=10, img_size=32):
+    def __init__(self, latent_dim, n_classes, img_size):
         super().__init__()
         self.latent_dim, self.img_size = latent_dim, img_size
         self.label_embedding = nn.Embedding(n_classes, n_classes)
@@ -127,7 +128,7 @@ class Discriminator(nn.Module):
     and 0 for generated ones.
     """
 
-    def __init__(self, n_classes=10, img_size=32, hidden=512):
+    def __init__(self, n_classes, img_size, hidden):
         super().__init__()
         self.label_embedding = nn.Embedding(n_classes, n_classes)
         # Jittor creates Dropout switched off, and the report's loop does not switch it on: --dropout does.
@@ -147,13 +148,20 @@ class Discriminator(nn.Module):
         return self.model(jt.concat([images.reshape(images.shape[0], -1), self.label_embedding(labels)], dim=1))
 
 
-# ---------------------------------------------------------------- training
+# ---------------------------------------------------------------- data
+def load_data(opt, train):
+    """Returns MNIST's training or test set: batches of images (N, 1, S, S) in [-1, 1] and labels (N,)."""
+    dataset = load_mnist(train, opt.img_size, opt.data_root)
+    return dataset.set_attrs(batch_size=opt.batch_size, shuffle=train)
+
+
 def seed_epoch(opt, epoch, dataloader):
     """Makes every random number of an epoch follow from (seed, epoch), whatever was drawn before."""
     jt.set_global_seed(int(np.random.SeedSequence((opt.seed, epoch, jt.rank)).generate_state(1)[0] >> 1))
     dataloader._shuffle_rng = np.random.default_rng((opt.seed, epoch))  # the loader's own, which that does not reach
 
 
+# ---------------------------------------------------------------- training
 def move_average(average, network, decay):
     """Moves an exponential moving average of a network's weights and running statistics on by one step."""
     for mean, value in zip(average.state_dict().values(), network.state_dict().values()):
@@ -165,8 +173,8 @@ def train(opt):
 
     Raises what support.run.Run raises.
     """
-    dataloader = load_mnist(True, opt.img_size, opt.data_root).set_attrs(batch_size=opt.batch_size, shuffle=True)
-    evaluate = Evaluation(load_mnist(False, opt.img_size, opt.data_root), opt, generate)
+    dataloader = load_data(opt, train=True)
+    evaluate = Evaluation(load_data(opt, train=False), opt, generate)
     seed_epoch(opt, 0, dataloader)
     generator = artist = Generator(opt.latent_dim, opt.n_classes, opt.img_size)
     discriminator = Discriminator(opt.n_classes, opt.img_size, opt.hidden_d)
@@ -263,4 +271,5 @@ if __name__ == "__main__":
     except FloatingPointError as error:
         sys.exit(f"Training diverged in {error}. A smaller --lr helps. {describe_saved(opt.output_dir)}")
     except OSError as error:
-        sys.exit(f"{error.filename or opt.output_dir}: {error.strerror or error}. {describe_saved(opt.output_dir)}")
+        saved = "" if opt.digits else f". {describe_saved(opt.output_dir)}"
+        sys.exit(f"{error.filename or opt.output_dir}: {error.strerror or error}{saved}")

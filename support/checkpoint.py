@@ -57,19 +57,28 @@ def save_checkpoint(output_dir, networks, optimizers, epoch, log, data):
     """
     layers = {name: [describe_layer(layer) for layer in network.model] for name, network in networks.items()}
     arrays = {"epoch": epoch, "data": data, "log": json.dumps(log), "layers": json.dumps(layers)}
-    for name, network in networks.items():
-        for key, value in network.state_dict().items():
-            arrays[f"{name}/{key}"] = value.numpy()
+    arrays.update(weights_of(networks))
     for name, optimizer in optimizers.items():
         arrays[f"{name}/step"] = optimizer.n_step
         for kind, moments in MOMENTS.items():
             for i, value in enumerate(optimizer.param_groups[0][moments]):
                 arrays[f"{name}/{kind}/{i}"] = value.numpy()
     arrays = {name: np.asarray(value) for name, value in arrays.items()}
+    check_finite(arrays, epoch)
+    save_arrays(checkpoint_path(output_dir), arrays)
+
+
+def weights_of(networks):
+    """Returns {'<network>/<parameter>': array}, running statistics among them."""
+    states = {name: network.state_dict() for name, network in networks.items()}
+    return {f"{name}/{key}": value.numpy() for name, state in states.items() for key, value in state.items()}
+
+
+def check_finite(arrays, epoch):
+    """Raises FloatingPointError that names the epoch and the array where a number is not finite."""
     for name, value in arrays.items():
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             raise FloatingPointError(f"epoch {epoch}: {name} is not finite")
-    save_arrays(checkpoint_path(output_dir), arrays)
 
 
 def save_arrays(path, arrays):
@@ -84,12 +93,10 @@ def save_generator(path, checkpoint):
 
     Where the run has a running average of the generator, it is that which is kept.
     """
-    name = "average" if "average/model.0.weight" in checkpoint else "generator"
-    log, layers = checkpoint["log"], checkpoint["layers"]
-    arrays = {
-        "log": np.array(json.dumps({"config": {key: log["config"][key] for key in SIZES}})),
-        "layers": np.array(json.dumps({"generator": layers[name]})),
-    }
+    name = artist(checkpoint)
+    config = {key: checkpoint["log"]["config"][key] for key in SIZES}
+    arrays = {"log": {"config": config}, "layers": {"generator": checkpoint["layers"].get(name)}}
+    arrays = {key: np.array(json.dumps(value)) for key, value in arrays.items()}
     for key, value in part(checkpoint, name).items():
         arrays[f"generator/{key}"] = value.astype(np.float16)
     save_arrays(path, arrays)
@@ -109,11 +116,12 @@ def read_arrays(path):
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
         for name in ("log", "layers"):
-            arrays[name] = json.loads(str(arrays[name]))
+            arrays[name] = json.loads(str(arrays[name]), parse_constant=refuse_constant)
             if not isinstance(arrays[name], dict):
                 raise ValueError(f"'{name}' is no dictionary")
         for name, value in arrays.items():
-            if "/" in name and (value.dtype.kind not in "fi" or not np.isfinite(value).all()):
+            kind = "i" if name.endswith("/step") else "f"
+            if "/" in name and (value.dtype.kind != kind or not np.isfinite(value).all()):
                 raise ValueError(f"{name} holds what is no finite number")
     except FileNotFoundError:
         raise ValueError(f"{path} is missing")
@@ -122,6 +130,15 @@ def read_arrays(path):
     except Exception as error:  # whatever a damaged file makes its reader raise
         raise ValueError(f"{path} is not a checkpoint of cgan.py: {error or type(error).__name__}")
     return arrays
+
+
+def refuse_constant(name):
+    raise ValueError(f"its log holds {name}, which is no number")
+
+
+def artist(arrays):
+    """Returns who draws: the running average of the generator where there is one, else the generator."""
+    return "average" if part(arrays, "average") else "generator"
 
 
 def part(arrays, name):
@@ -137,22 +154,26 @@ def read_checkpoint(path):
     checkpoint = read_arrays(path)
     try:
         log, epoch = checkpoint["log"], int(checkpoint["epoch"])
+        checkpoint.update(epoch=epoch, data=str(checkpoint["data"]))
         if not 1 <= epoch == len(log["epochs"]) or [row["epoch"] for row in log["epochs"]] != list(range(1, epoch + 1)):
             raise ValueError("its log does not hold its epochs")
-        for name in ("config", "environment"):
-            if not isinstance(log[name], dict):
-                raise ValueError(f"'{name}' of its log is no dictionary")
-        for row in log["evaluations"] + log["changes"]:
+        for part_of_log in (log, *log["changes"]):
+            for name in ("config", "environment"):
+                if not isinstance(part_of_log.get(name, {}), dict):
+                    raise ValueError(f"'{name}' in its log is no dictionary")
+        for row in [*log["evaluations"], *log["changes"]]:
             if not isinstance(row["epoch"], int):
                 raise ValueError("its log names an epoch that is no whole number")
-        str(checkpoint["data"])
+        for name in ("evaluations", "changes", "config", "environment"):
+            if not isinstance(log[name], (list, dict)):
+                raise ValueError(f"'{name}' in its log is neither list nor dictionary")
         for network, optimizer in TRAINED.items():
             if int(checkpoint[f"{optimizer}/step"]) < 1:
                 raise ValueError(f"{optimizer}/step is below 1")
             shapes = [value.shape for value in part(checkpoint, network).values()]
             for kind in MOMENTS:
                 moments = part(checkpoint, f"{optimizer}/{kind}")
-                if [moments[str(i)].shape for i in range(len(moments))] != shapes or not shapes:
+                if [value.shape for value in moments.values()] != shapes or not shapes:
                     raise ValueError(f"{optimizer}/{kind} does not fit the parameters of the {network}")
     except KeyError as error:
         raise ValueError(f"{path} is not a checkpoint of cgan.py: {error} is missing")
@@ -167,11 +188,14 @@ def read_generator(path):
     path: a checkpoint, or what save_generator wrote. Raises ValueError that names the file and what is wrong with it.
     """
     arrays = read_arrays(path)
-    config = arrays["log"].get("config")
-    weights = part(arrays, "average") or part(arrays, "generator")
-    if not weights or not isinstance(config, dict) or not all(type(config.get(name)) is int for name in SIZES):
+    weights, config = part(arrays, artist(arrays)), arrays["log"].get("config")
+    sizes = {name: config.get(name) for name in SIZES} if isinstance(config, dict) else {}
+    if not sizes or not all(type(size) is int and size > 0 for size in sizes.values()):
         raise ValueError(f"{path} holds no generator of cgan.py")
-    return {name: config[name] for name in SIZES}, {key: value.astype(np.float32) for key, value in weights.items()}
+    most = sum(value.size for value in weights.values())  # bounds what a generator of these sizes would take
+    if max(sizes["latent_dim"], sizes["n_classes"] ** 2, sizes["img_size"] ** 2) > most:
+        raise ValueError(f"{path} holds no generator of cgan.py")
+    return sizes, {key: value.astype(np.float32) for key, value in weights.items()}
 
 
 def load_weights(network, weights, path):
@@ -203,6 +227,7 @@ def main():
     if len(sys.argv) != 3:
         sys.exit("usage: python -m support.checkpoint CHECKPOINT GENERATOR     keeps a checkpoint's generator alone")
     try:
+        read_generator(sys.argv[1])  # raises what save_generator would trip over
         save_generator(sys.argv[2], read_checkpoint(sys.argv[1]))
     except (ValueError, OSError) as error:
         print(f"support.checkpoint: {error}", file=sys.stderr)

@@ -1,5 +1,7 @@
 """What an evaluation measures: the report's FID, and figures that mean something on digits (docs/metrics.md)."""
 
+from functools import partial
+
 import numpy as np
 
 import fid
@@ -71,7 +73,7 @@ class Evaluation:
         self.loaded = True
 
     def __call__(self, generator, discriminator, epoch):
-        """Returns what the log holds of one evaluation: score_digits' figures, inception_scores', and
+        """Returns what the log holds of one evaluation: what score_digits and inception_scores return, and more.
 
         d_accuracy_real, d_accuracy_generated: how often the discriminator is right on all test images and on the
         generated digits.
@@ -80,9 +82,7 @@ class Evaluation:
             self.load()
         opt = self.opt
 
-        def draw(noise, labels):
-            return self.draw(generator, noise, labels)
-
+        draw = partial(self.draw, generator)
         scores = self.inception_scores(draw, epoch)
         images, labels = draw_digits(draw, stream(opt.seed, epoch, "digits"), opt.latent_dim, opt.n_classes)
         scores.update(score_digits(images, labels, self.classifier, self.test_features))

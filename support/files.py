@@ -3,7 +3,7 @@
 import os
 import re
 
-GRID = re.compile(r"(\d+)\.png")  # a sample grid's name: the batches done
+GRID = re.compile(r"(0|[1-9][0-9]*)\.png")  # a sample grid's name: the batches done
 BESIDE = ".new"  # how the name of a file ends while it is being written
 
 

@@ -47,20 +47,14 @@ class Parser(argparse.ArgumentParser):
         """Returns the names of the flags that cannot change within a run."""
         return [action.dest for action in self._actions if action.fixed]
 
-    def take_defaults(self, config, source):
-        """Makes {flag: value} the defaults of the recorded flags; ends the program where a value is wrong.
-
-        source: the file that they come from.
-        """
-        self.source = source
+    def take_defaults(self, config):
+        """Makes {flag: value}, as a file holds it, the defaults of the recorded flags; parse_args checks them."""
         for action in self._actions:
-            value = config.get(action.dest, action.default)
+            value = config.get(action.dest)
             if action.recorded and value is not None:
                 if isinstance(action.default, bool) != isinstance(value, bool):
                     self.error(f"argument --{action.dest}: cannot be {value!r}")
                 action.default = value if isinstance(value, bool) else str(value)  # argparse checks text
-        self.parse_args([])
-        self.source = None
 
 
 def whole_number(least):
@@ -143,18 +137,21 @@ def resume(parser, opt, argv):
         missing = "" if os.path.exists(path) else ": there is no run to go on with"
         parser.error(f"argument --resume: {error}{missing}")
     log = checkpoint["log"]
+    fixed = {name: log["config"].get(name, parser.get_default(name)) for name in parser.fixed()}
     saved = dict(log["config"])
     for change in log["changes"]:
         saved.update(change.get("config", {}))
     folder, name = os.path.split(os.path.abspath(path))
     if (os.path.basename(folder), name) == ("results", "checkpoint.npz"):
         parser.set_defaults(output_dir=os.path.relpath(os.path.dirname(folder)))
-    parser.take_defaults(saved, path)
+    parser.source = path  # of whatever is wrong now: argv was right before
+    parser.take_defaults(saved)
     opt = parser.parse_args(argv)
+    parser.source = None
     opt.resume, opt.checkpoint = path, checkpoint
-    for name in parser.fixed():
-        before, value = log["config"].get(name, parser.get_default(name)), getattr(opt, name)
-        if value != before:
+    for name, before in fixed.items():
+        if getattr(opt, name) != before:
+            value = getattr(opt, name)
             parser.error(f"argument --{name}: the run in {path} has {before}, which cannot become {value}")
     if opt.n_epochs < checkpoint["epoch"]:
         parser.error(f"argument --n_epochs: must be at least {checkpoint['epoch']}, the epochs done in {path}")

@@ -107,7 +107,6 @@ def start_run(opt):
     output_dir = opt.output_dir
     check_launcher()
     check_folder(opt)
-    outlive_terminal()
     if RANK:
         return
     try:

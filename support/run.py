@@ -32,7 +32,7 @@ def describe_environment():
         "python": platform.python_version(),
         "device": "cuda" if jt.flags.use_cuda else "cpu",
         "processes": jt.world_size,
-        "threads": int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))),
+        "threads": os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0))),
     }
 
 
@@ -58,7 +58,7 @@ class Run:
         self.log.update({"epochs": [], "evaluations": []})
         if opt.checkpoint:
             checkpoint.load_checkpoint(opt.resume, opt.checkpoint, networks, optimizers)
-            self.epochs_done, self.log = int(opt.checkpoint["epoch"]), opt.checkpoint["log"]
+            self.epochs_done, self.log = opt.checkpoint["epoch"], opt.checkpoint["log"]
             self.log_changes()
         if self.first_process:
             if opt.overwrite:
@@ -71,7 +71,7 @@ class Run:
         """Notes what differs from here on: flags, and what the run's numbers may depend on beside them."""
         self.log["config"]["n_epochs"] = self.opt.n_epochs  # how far it goes changes nothing before
         first = self.epochs_done + 1
-        # What was meant to change in an epoch that then did not end never held
+        # An earlier resume may have noted a change for an epoch that it then did not finish
         changes = self.log["changes"] = [change for change in self.log["changes"] if change["epoch"] < first]
         change = {"epoch": first}
         for part, now in (("config", self.opt.config), ("environment", self.environment)):
@@ -106,6 +106,7 @@ class Run:
             disable=None if self.first_process else True,  # None: no bar where the output goes to a file
         )
         yield from self.bar
+        checkpoint.check_finite(checkpoint.weights_of(self.networks), self.epoch)
         losses = np.array(self.losses)
         d_loss, g_loss = self.over_processes(losses.mean(axis=0))
         d_last, g_last = self.over_processes(losses[-1])

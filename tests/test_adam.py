@@ -10,7 +10,7 @@ from support.device import jt
 def test_adam_is_jittors_adam():
     """50 steps of the whole generator on the same gradients."""
     noise, labels = jt.randn(64, 100), jt.randint(0, 10, (64,))
-    generators = [cgan.Generator() for _ in range(2)]
+    generators = [cgan.Generator(100, 10, 32) for _ in range(2)]
     generators[1].load_state_dict({name: value.numpy() for name, value in generators[0].state_dict().items()})
     optimizers = [
         kind(generator.parameters(), lr=0.0002, betas=(0.5, 0.999))

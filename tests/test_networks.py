@@ -57,7 +57,7 @@ def test_layers_stand_in_the_reports_order():
         return [type(layer).__name__ for layer in network.model]
 
     leaky_relu = "leaky_relu"  # what Jittor calls nn.LeakyReLU
-    generator, discriminator = Generator(), Discriminator()
+    generator, discriminator = Generator(100, 10, 32), Discriminator(10, 32, 512)
     assert kinds(generator) == ["Linear", leaky_relu] + 3 * ["Linear", "BatchNorm", leaky_relu] + ["Linear", "Tanh"]
     assert kinds(discriminator) == ["Linear", leaky_relu] + 2 * ["Linear", "Dropout", leaky_relu] + ["Linear"]
     assert layers(generator)[:-1] == 4 * ["leaky_relu(0.2)"] and layers(discriminator) == 3 * ["leaky_relu(0.2)"]
@@ -67,13 +67,13 @@ def test_layers_stand_in_the_reports_order():
 
 @pytest.mark.parametrize("img_size", [28, 32])
 def test_images_have_their_size_and_tanhs_range(img_size):
-    images = Generator(img_size=img_size)(10 * jt.randn(64, 100), jt.randint(0, 10, (64,))).numpy()
+    images = Generator(100, 10, img_size)(10 * jt.randn(64, 100), jt.randint(0, 10, (64,))).numpy()
     assert images.shape == (64, 1, img_size, img_size)
     assert -1 <= images.min() < 0 < images.max() <= 1
 
 
 def test_validity_is_one_unbounded_number_an_image():
-    discriminator = Discriminator()
+    discriminator = Discriminator(10, 32, 512)
     discriminator.eval()
     images, labels = 1e4 * jt.randn(64, 1, 32, 32), jt.randint(0, 10, (64,))
     validity = discriminator(images, labels).numpy()
@@ -84,7 +84,7 @@ def test_validity_is_one_unbounded_number_an_image():
 
 
 def test_dropout_is_off_in_evaluation_mode():
-    discriminator, images, labels = Discriminator(), jt.randn(8, 1, 32, 32), jt.arange(8)
+    discriminator, images, labels = Discriminator(10, 32, 512), jt.randn(8, 1, 32, 32), jt.arange(8)
     discriminator.train()
     assert (discriminator(images, labels).numpy() != discriminator(images, labels).numpy()).any()
     discriminator.eval()
@@ -92,7 +92,7 @@ def test_dropout_is_off_in_evaluation_mode():
 
 
 def test_batch_normalisation_is_off_in_evaluation_mode():
-    generator, noise, labels = Generator(), jt.randn(8, 100), jt.arange(8)
+    generator, noise, labels = Generator(100, 10, 32), jt.randn(8, 100), jt.arange(8)
     generator.train()
     generator(noise, labels).sync()
     alone, together = generator(noise[:2], labels[:2]).numpy(), generator(noise, labels).numpy()[:2]
@@ -106,7 +106,7 @@ def test_batch_normalisation_is_off_in_evaluation_mode():
 
 
 def test_labels_matter():
-    generator, discriminator = Generator(), Discriminator()
+    generator, discriminator = Generator(100, 10, 32), Discriminator(10, 32, 512)
     generator.eval()
     discriminator.eval()
     noise = jt.randn(1, 100)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ENVIRONMENT, ROOT, read_log, refused, run
+from conftest import ENVIRONMENT, ROOT, read_log, refused, run, started
 
 SCRIPT = ROOT / "cgan.py"
 FLAGS = "--n_epochs 1 --max_batches 120 --output_dir run".split()
@@ -28,43 +28,34 @@ def test_a_run_without_an_output_to_write_to(tmp_path, closed):
 
 
 def test_a_reader_that_ends_ends_the_output_and_not_the_run(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, SCRIPT, *FLAGS], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert b"[Batch 0/120]" in process.stdout.readline()
-    process.stdout.close()
-    errors = process.stderr.read()
-    assert process.wait() == 0 and not errors and trained(tmp_path)
+    with started(SCRIPT, *FLAGS, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert b"[Batch 0/120]" in process.stdout.readline()
+        process.stdout.close()
+        errors = process.stderr.read()
+        assert process.wait() == 0 and not errors and trained(tmp_path)
 
 
 def test_a_terminal_that_is_closed_ends_the_output_and_not_the_run(tmp_path):
     ours, theirs = os.openpty()
-    process = subprocess.Popen(
-        [sys.executable, SCRIPT, *FLAGS],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-    )
-    os.close(theirs)
-    seen = b""
-    while b"[Batch 0/120]" not in seen:
-        seen += os.read(ours, 1000)
-    os.close(ours)
-    process.send_signal(signal.SIGHUP)  # what the shell sends
-    assert process.wait() == 0 and trained(tmp_path)
+    terminal = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
+    with started(SCRIPT, *FLAGS, cwd=tmp_path, start_new_session=True, **terminal) as process:
+        os.close(theirs)
+        seen = b""
+        while b"[Batch 0/120]" not in seen:
+            seen += os.read(ours, 1000)
+        os.close(ours)
+        process.send_signal(signal.SIGHUP)  # what the shell sends
+        assert process.wait() == 0 and trained(tmp_path)
 
 
 def test_a_path_that_is_no_text(tmp_path):
     """Also in the sentence behind Ctrl-C."""
     folder = os.fsencode(tmp_path) + b"/\xff run"
-    command = [sys.executable, SCRIPT, "--n_epochs", "99", "--max_batches", "20", "--output_dir", folder]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert any(b"[Epoch 2/99] [Batch 0" in line for line in process.stdout)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate()
+    flags = ["--n_epochs", "99", "--max_batches", "20", "--output_dir", os.fsdecode(folder)]
+    with started(SCRIPT, *flags, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert any(b"[Epoch 2/99] [Batch 0" in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
     assert process.returncode == 130 and b"Saved up to epoch 1" in errors and errors.count(b"\n") == 2
     assert os.path.exists(folder + b"/results/log.json")
 

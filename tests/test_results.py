@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from functools import partial
 
 import numpy as np
 import pytest
@@ -83,10 +84,7 @@ def test_the_reference_run_is_complete():
 
 def test_the_committed_generator_scores_what_the_log_says():
     generator = cgan.load_generator(flags.REFERENCE_GENERATOR)
-
-    def draw(noise, labels):
-        return cgan.generate(generator, noise, labels)
-
+    draw = partial(cgan.generate, generator)
     images, labels = evaluation.draw_digits(draw, np.random.default_rng(5), generator.latent_dim, 10)
     classifier = digit_classifier.load()
     test_features, _ = digit_classifier.read_digits(classifier, load_mnist(train=False).arrays()[0])

@@ -1,5 +1,6 @@
 """A run is never lost: what is interrupted goes on to the same bits, and no fault costs what was saved."""
 
+import contextlib
 import json
 import os
 import random
@@ -13,7 +14,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, ROOT, Hostile, read_log, read_npz, refused, run
+from conftest import ENVIRONMENT, ROOT, Hostile, read_log, read_npz, refused, run, started
 from PIL import Image
 
 import cgan
@@ -46,17 +47,18 @@ def outcome(folder):
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory, inception_file):
-    """A run of 4 epochs: (its flags, its outcome, its folder)."""
+    """A run of 4 epochs: (its flags, its outcome, its folder, its seconds)."""
     folder = tmp_path_factory.mktemp("straight")
     flags = [*FLAGS, "--inception_weights", str(inception_file)]
+    start = time.monotonic()
     process = run(SCRIPT, "--n_epochs", "4", *flags, cwd=folder)
     assert process.returncode == 0, process.stderr
-    return flags, outcome(folder), folder
+    return flags, outcome(folder), folder, time.monotonic() - start
 
 
 @pytest.mark.parametrize("stops", [[1], [2], [3], [1, 2, 3]])
 def test_split_runs_end_in_the_same_bits(tmp_path, straight, stops):
-    flags, expected, _ = straight
+    flags, expected, *_ = straight
     assert run(SCRIPT, "--n_epochs", stops[0], *flags, cwd=tmp_path).returncode == 0
     for stop in [*stops[1:], 4]:
         process = run(SCRIPT, "--resume", "--n_epochs", stop, cwd=tmp_path)
@@ -65,24 +67,24 @@ def test_split_runs_end_in_the_same_bits(tmp_path, straight, stops):
 
 
 def test_killed_runs_end_in_the_same_bits(tmp_path, straight):
-    """SIGKILL at random moments; every file is readable after every kill."""
-    flags, expected, _ = straight
-    moments = random.Random(0)
-    for _ in range(KILLS):
-        saved = (tmp_path / "results" / "checkpoint.npz").exists()
-        command = [sys.executable, SCRIPT, *(["--resume"] if saved else ["--n_epochs", "4", *flags])]
-        process = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
-        time.sleep(moments.uniform(0, 8))
-        process.kill()
-        process.wait()
-        for path in tmp_path.rglob("*.png"):
-            Image.open(path).load()
-        for path in tmp_path.rglob("log.json"):
-            json.loads(path.read_text())
-        for path in tmp_path.rglob("checkpoint.npz"):
-            checkpoint.read_checkpoint(str(path))
-    saved = (tmp_path / "results" / "checkpoint.npz").exists()
-    process = run(SCRIPT, *(["--resume"] if saved else ["--n_epochs", "4", *flags]), cwd=tmp_path)
+    """SIGKILL at random moments of a whole run; every file is readable after every kill."""
+    flags, expected, _, seconds = straight
+    moments, path = random.Random(0), tmp_path / "results" / "checkpoint.npz"
+    kills = 0
+    while kills < KILLS or not path.exists():
+        kills += 1
+        with started(
+            SCRIPT, *(["--resume"] if path.exists() else ["--n_epochs", "4", *flags]), cwd=tmp_path
+        ) as process:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(moments.uniform(0, seconds))
+        for picture in tmp_path.rglob("*.png"):
+            Image.open(picture).load()
+        for log in tmp_path.rglob("log.json"):
+            json.loads(log.read_text())
+        for saved in tmp_path.rglob("checkpoint.npz"):
+            checkpoint.read_checkpoint(str(saved))
+    process = run(SCRIPT, "--resume", cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     assert outcome(tmp_path) == expected
     assert not list(tmp_path.rglob("*.new"))
@@ -91,18 +93,17 @@ def test_killed_runs_end_in_the_same_bits(tmp_path, straight):
 @pytest.mark.parametrize("name, status", [("SIGINT", 130), ("SIGTERM", 143)])
 @pytest.mark.parametrize("moment", ["import", "training"])
 def test_interrupts_are_one_sentence(tmp_path, name, status, moment):
-    command = [sys.executable, SCRIPT, "--n_epochs", "99", "--max_batches", "60", "--output_dir", "my runs"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    if moment == "import":
-        wait_for((tmp_path / "my runs" / "results").exists)
-        time.sleep(0.1)
-    else:
-        assert any("Epoch 2/99] [Batch 0" in line for line in process.stdout)
-    start = time.monotonic()
-    process.send_signal(getattr(signal, name))
-    _, errors = process.communicate()
+    command = [SCRIPT, "--n_epochs", "99", "--max_batches", "60", "--output_dir", "my runs"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with started(*command, cwd=tmp_path, **pipes) as process:
+        if moment == "import":
+            wait_for((tmp_path / "my runs" / "results").exists)
+            time.sleep(0.1)
+        else:
+            assert any("Epoch 2/99] [Batch 0" in line for line in process.stdout)
+        start = time.monotonic()
+        process.send_signal(getattr(signal, name))
+        _, errors = process.communicate()
     assert time.monotonic() - start < 2
     assert process.returncode == status
     (line,) = errors.split("\n")[1:-1]
@@ -248,6 +249,23 @@ def spoil_epoch(path, arrays):
     return ["does not hold its epochs"]
 
 
+def spoil_change(path, arrays):
+    log = json.loads(str(arrays["log"]))
+    log["changes"] = [{"epoch": 2, "config": 5}]
+    np.savez(path, **{**arrays, "log": np.array(json.dumps(log))})
+    return ["'config' in its log is no dictionary"]
+
+
+def spoil_log_numbers(path, arrays):
+    np.savez(path, **{**arrays, "log": np.array(str(arrays["log"]).replace('"d_loss": ', '"d_loss": NaN, "x": ', 1))})
+    return ["holds NaN"]
+
+
+def spoil_epoch_text(path, arrays):
+    np.savez(path, **{**arrays, "epoch": np.array("four")})
+    return ["is not a checkpoint"]
+
+
 def spoil_changes(path, arrays):
     log = json.loads(str(arrays["log"]))
     log["changes"] = [{"epoch": 2, "config": {"lr": "fast"}}]
@@ -260,7 +278,7 @@ def spoil_changes(path, arrays):
     [
         *(spoil_truncated, spoil_empty, spoil_text, spoil_foreign, spoil_missing),
         *(spoil_size, spoil_nan, spoil_objects, spoil_flags, spoil_gone),
-        *(spoil_compressed, spoil_epoch, spoil_changes),
+        *(spoil_compressed, spoil_epoch, spoil_epoch_text, spoil_change, spoil_changes, spoil_log_numbers),
     ],
 )
 def test_bad_checkpoints(tmp_path, straight, spoil):
@@ -287,6 +305,19 @@ def test_bad_checkpoints(tmp_path, straight, spoil):
 def test_flags_that_contradict_the_checkpoint(tmp_path, straight, flags, rule):
     shutil.copytree(straight[2] / "results", tmp_path / "results")
     refused(tmp_path, SCRIPT, "--resume", *flags.split(), names=[re.split("[ =]", flags)[0], rule])
+
+
+def test_a_flag_on_the_command_line_stands_above_one_that_no_longer_holds(tmp_path, straight):
+    """The file of weights that the run was scored with may have gone."""
+    shutil.copytree(straight[2] / "results", tmp_path / "results")
+    path = tmp_path / "results" / "checkpoint.npz"
+    arrays = read_npz(path)
+    log = json.loads(str(arrays["log"]))
+    log["config"].update(inception_weights="gone.npz")
+    del log["config"]["hidden_d"]  # a checkpoint from before there was such a flag
+    np.savez(path, **{**arrays, "log": np.array(json.dumps(log))})
+    refused(tmp_path, SCRIPT, "--resume", names=["results/checkpoint.npz: argument --inception_weights: gone.npz"])
+    assert cgan.parse_flags(["--resume", str(path), "--inception_weights", straight[0][-1]]).hidden_d == 512
 
 
 def test_other_data_is_refused(tmp_path, straight):
@@ -321,14 +352,9 @@ def test_a_folder_that_holds_a_run(tmp_path, straight):
 
 
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
-    command = [sys.executable, SCRIPT, "--n_epochs", "99", "--max_batches", "2"]
-    first = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
-    try:
+    with started(SCRIPT, *"--n_epochs 99 --max_batches 2".split(), cwd=tmp_path, stdout=subprocess.DEVNULL):
         wait_for((tmp_path / "results" / "checkpoint.npz").exists)
         second = run(SCRIPT, "--resume", cwd=tmp_path)
-    finally:
-        first.kill()
-        first.communicate()
     assert second.returncode == 2 and "Another run is writing" in second.stderr and second.stderr.count("\n") == 1
 
 
@@ -367,20 +393,19 @@ def test_a_disk_that_is_full(tmp_path, straight):
 
 
 def test_a_folder_that_is_deleted_during_the_run(tmp_path):
-    command = [sys.executable, SCRIPT, "--n_epochs", "99", "--max_batches", "60", "--output_dir", "run"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert any("[Batch 0/60]" in line for line in process.stdout)
-    shutil.rmtree(tmp_path / "run")
-    _, errors = process.communicate()
+    flags = "--n_epochs 99 --max_batches 60 --output_dir run".split()
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with started(SCRIPT, *flags, cwd=tmp_path, **pipes) as process:
+        assert any("[Batch 0/60]" in line for line in process.stdout)
+        shutil.rmtree(tmp_path / "run")
+        _, errors = process.communicate()
     assert process.returncode == 1 and errors.count("\n") == 1
     assert "No such file or directory" in errors and "Nothing is saved yet" in errors
 
 
 def test_numbers_gone_wrong_keep_the_last_checkpoint(tmp_path):
     """A parameter that is not finite, which no loss has shown yet."""
-    generator, path = cgan.Generator(), tmp_path / "results" / "checkpoint.npz"
+    generator, path = cgan.Generator(100, 10, 32), tmp_path / "results" / "checkpoint.npz"
     path.parent.mkdir()
     networks = {"generator": generator}
     checkpoint.save_checkpoint(str(tmp_path), networks, {}, 1, {}, "data")

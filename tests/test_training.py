@@ -159,7 +159,7 @@ def test_a_test_image_passes_through_inception_once(monkeypatch, inception_file)
     monkeypatch.setattr(fid, "inception_features", lambda x, *args: seen.append(len(x)) or features(x, *args))
     opt = cgan.parse_flags(["--fid_samples", "2", "--inception_weights", str(inception_file)])
     evaluate = evaluation.Evaluation(Images(), opt, cgan.generate)
-    scores = [evaluate(cgan.Generator(), cgan.Discriminator(), epoch=1) for _ in range(2)]
+    scores = [evaluate(cgan.Generator(100, 10, 32), cgan.Discriminator(10, 32, 512), epoch=1) for _ in range(2)]
     assert seen == [2, 2, 2]  # two test images once, two generated ones at every evaluation
     assert all(score["fid"] > 0 and len(score["class_accuracy"]) == 10 for score in scores)
 
@@ -167,7 +167,7 @@ def test_a_test_image_passes_through_inception_once(monkeypatch, inception_file)
 def test_no_figure_depends_on_which_others_are_computed(inception_file):
     """The same generator scored with and without Inception's weights."""
     jt.set_global_seed(0)
-    generator, discriminator, scores = cgan.Generator(), cgan.Discriminator(), []
+    generator, discriminator, scores = cgan.Generator(100, 10, 32), cgan.Discriminator(10, 32, 512), []
     for flags in (["--inception_weights", str(inception_file), "--fid_samples", "2"], []):
         evaluate = evaluation.Evaluation(Images(), cgan.parse_flags(flags), cgan.generate)
         scores.append(evaluate(generator, discriminator, epoch=3))
@@ -187,7 +187,7 @@ def test_the_discriminator_is_right_where_it_is_on_the_right_side_of_a_half():
 
 def test_checkpoint_holds_both_networks_and_both_optimizers(finished_run):
     checkpoint = read_npz(finished_run[0] / "results" / "checkpoint.npz")
-    networks = {"generator": cgan.Generator(), "discriminator": cgan.Discriminator()}
+    networks = {"generator": cgan.Generator(100, 10, 32), "discriminator": cgan.Discriminator(10, 32, 512)}
     for kind, optimizer in (("generator", "optimizer_G"), ("discriminator", "optimizer_D")):
         for name, value in networks[kind].state_dict().items():
             assert checkpoint[f"{kind}/{name}"].shape == tuple(value.shape)
@@ -249,10 +249,11 @@ def short_checkpoint(tmp_path_factory):
     return train
 
 
-def test_same_seed_same_bits_whatever_is_sampled_and_scored(short_checkpoint, inception_file):
-    plain = short_checkpoint()
+@pytest.mark.parametrize("flags", [[], ["--dropout"]])
+def test_same_seed_same_bits_whatever_is_sampled_and_scored(short_checkpoint, inception_file, flags):
+    plain = short_checkpoint(*flags)
     watched = short_checkpoint(
-        *"--sample_interval 3 --fid_interval 1 --fid_samples 2 --inception_weights".split(), str(inception_file)
+        *flags, *"--sample_interval 3 --fid_interval 1 --fid_samples 2 --inception_weights".split(), str(inception_file)
     )
     assert plain.keys() == watched.keys()
     for name, value in plain.items():
@@ -273,9 +274,7 @@ def test_networks_of_other_widths_train_resume_and_draw(tmp_path):
     """Who changes a width in cgan.py changes it in one place."""
     source = (ROOT / "cgan.py").read_text(encoding="utf-8")
     script = tmp_path / "cgan.py"
-    script.write_text(
-        source.replace("1024", "1536").replace("512, fixed", "384, fixed").replace("hidden=512", "hidden=384")
-    )
+    script.write_text(source.replace("1024", "1536").replace("default=512", "default=384"))
     environment = {"cwd": tmp_path, "PYTHONPATH": str(ROOT)}
     assert run(script, *"--n_epochs 2 --max_batches 5".split(), **environment).returncode == 0
     process = run(script, *"--resume --n_epochs 3".split(), **environment)
