@@ -93,6 +93,7 @@ def test_draws_without_training_and_reads_what_it_drew(tmp_path):
     assert "read as 2213904 by" in process.stdout
 
 
+@pytest.mark.slow
 def test_any_file_with_a_generator_draws_with_any_seed(tmp_path, finished_run):
     pictures = []
     for path in (flags.REFERENCE_GENERATOR, finished_run[0] / "results" / "checkpoint.npz"):
@@ -113,6 +114,7 @@ def test_a_digit_that_was_never_learned_is_refused(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_running_average(tmp_path):
     """It is saved and drawn with, goes on exactly, and does not change what is trained."""
     arguments = "--max_batches 20 --fid_interval 1 --sample_interval 7".split()

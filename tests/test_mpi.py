@@ -13,9 +13,8 @@ from conftest import ENVIRONMENT, ROOT, command_of, read_log, run
 import cgan
 from support.device import jt
 
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("mpirun") and shutil.which("mpicc")), reason="mpirun or mpicc is not installed"
-)
+missing = not (shutil.which("mpirun") and shutil.which("mpicc"))
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing, reason="mpirun or mpicc is not installed")]
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 FLAGS = "--n_epochs 5 --max_batches 60 --sample_interval 100 --fid_interval 5 --output_dir".split()
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 from conftest import ENVIRONMENT, ROOT, read_log, refused, run, started
 
+pytestmark = pytest.mark.slow
 SCRIPT = ROOT / "cgan.py"
 FLAGS = "--n_epochs 1 --max_batches 120 --output_dir run".split()
 

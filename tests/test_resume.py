@@ -20,6 +20,7 @@ from PIL import Image
 import cgan
 from support import checkpoint
 
+pytestmark = pytest.mark.slow
 SCRIPT = ROOT / "cgan.py"
 FLAGS = "--max_batches 20 --sample_interval 15 --fid_interval 1 --fid_samples 3".split()  # every last epoch is scored
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))

@@ -249,6 +249,7 @@ def short_checkpoint(tmp_path_factory):
     return train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["--dropout"]])
 def test_same_seed_same_bits_whatever_is_sampled_and_scored(short_checkpoint, inception_file, flags):
     plain = short_checkpoint(*flags)
@@ -260,16 +261,19 @@ def test_same_seed_same_bits_whatever_is_sampled_and_scored(short_checkpoint, in
         np.testing.assert_array_equal(value, watched[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_run(short_checkpoint):
     name = "generator/model.0.weight"
     assert (short_checkpoint("--seed", "1")[name] != short_checkpoint("--seed", "2")[name]).any()
 
 
+@pytest.mark.slow
 def test_dropout_is_trained_with_where_it_is_asked_for(short_checkpoint):
     name = "discriminator/model.2.weight"
     assert (short_checkpoint()[name] != short_checkpoint("--dropout")[name]).any()
 
 
+@pytest.mark.slow
 def test_networks_of_other_widths_train_resume_and_draw(tmp_path):
     """Who changes a width in cgan.py changes it in one place."""
     source = (ROOT / "cgan.py").read_text(encoding="utf-8")
