@@ -42,7 +42,7 @@ def grid_folder(log_path):
     """Returns the folder of a run's sample grids: results/a/log.json has its in images/a, else images beside it."""
     folder = os.path.dirname(os.path.abspath(log_path))
     before, results, after = f"{folder}/".rpartition("/results/")
-    images = f"{before}/images/{after}"
+    images = os.path.normpath(f"{before}/images/{after}")
     return images if results and os.path.isdir(images) else os.path.join(folder, "images")
 
 
