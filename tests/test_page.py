@@ -242,9 +242,9 @@ def test_only_digits_are_drawn_and_the_picture_can_be_saved(browser, reference_p
 
 def test_it_speaks_the_language_of_the_browser(browser, launch, run_page):
     visit(browser, run_page)
-    assert "Digits on demand" in find(browser, "#draw").text and "按要求" not in find(browser, "#draw").text
+    assert "Digits on demand" in find(browser, "#on-demand").text and "按要求" not in find(browser, "#on-demand").text
     find(browser, "#language").click()
-    assert "按要求画数字" in find(browser, "#draw").text and "Digits" not in find(browser, "#draw").text
+    assert "按要求画数字" in find(browser, "#on-demand").text and "Digits" not in find(browser, "#on-demand").text
     chinese = launch("zh-CN")
     visit(chinese, run_page)
     assert find(chinese, "html").get_attribute("lang") == "zh" and "标签准确率" in find(chinese, "#scores").text
