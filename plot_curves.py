@@ -48,9 +48,8 @@ def draw(path, panels):
         axes.grid(alpha=0.3)
         legend = axes.legend(lines, [str(i) for i in range(len(lines))])
         for text, (_, _, label, _, _) in zip(legend.get_texts(), curves):
-            text.set_text(
-                label.replace("$", r"\$")
-            )  # only here: as a line's label, a name that begins with _ is hidden
+            label = label.encode(errors="backslashreplace").decode()  # a path need not be UTF-8
+            text.set_text(label.replace("$", r"\$"))  # not as the line's label, where _ at the start hides it
     replace_file(path, lambda file: figure.savefig(file, format="png"))
     plt.close(figure)
     print(f"wrote {path}")

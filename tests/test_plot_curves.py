@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from conftest import refused, run
+from conftest import ROOT, refused, run
 from PIL import Image
 
 from plot_curves import plot_curves, short_names
@@ -147,7 +147,7 @@ def log_with(**values):
 )
 def test_a_log_that_cannot_be_drawn(tmp_path, text, what):
     (tmp_path / "log.json").write_text(text)
-    refused(tmp_path, "plot_curves.py", tmp_path / "log.json", names=["log.json", what])
+    refused(tmp_path, ROOT / "plot_curves.py", tmp_path / "log.json", names=["log.json", what])
     with pytest.raises(ValueError, match=str(tmp_path / "log.json")):
         read_log(str(tmp_path / "log.json"))
 
