@@ -1,57 +1,22 @@
-"""Draws a run's curves: loss.png (both losses over epochs) and fid.png (FID and digit FID over epochs).
+"""Draws a run: loss.png (both losses over epochs), fid.png (FID and digit FID), and run.html, a page of all of it.
 
-python plot_curves.py results/log.json                  one run, pictures beside its log
+python plot_curves.py results/log.json                  one run, files beside its log
 python plot_curves.py a/log.json b/log.json --output_dir curves     several runs, overlaid
 """
 
 import argparse
-import json
-import math
 import os
+import sys
 
-from support.checkpoint import replace_file
+from support.files import replace_file
 from support.flags import Parser, output_folder
+from support.log import read_log, scored, short_names
+from support.page import write_page
 
 STYLES = ["-", "--", ":", "-."]  # beside the colour: also readable in black and white
 LOSSES = {"d_loss": "discriminator", "g_loss": "generator"}
+THIN = {"linewidth": 0.7, "alpha": 0.5, "zorder": 1}  # behind the means
 FIGURES = {"fid": "FID", "digit_fid": "digit FID"}
-
-
-def are_rows(rows, keys):
-    """Returns whether `rows` is a list of dictionaries that have a finite number under each of `keys`."""
-    return isinstance(rows, list) and all(
-        isinstance(row, dict) and all(type(row.get(key)) in (int, float) and math.isfinite(row[key]) for key in keys)
-        for row in rows
-    )
-
-
-def read_log(path):
-    """Returns (epochs, evaluations) of a log of cgan.py: lists of dictionaries, as the log holds them.
-
-    Raises ValueError that names the file and what is wrong.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            log = json.load(file)
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}")
-    except ValueError:
-        raise ValueError(f"{path} is not a log: it holds no JSON")
-    if not isinstance(log, dict) or not are_rows(log.get("epochs"), ("epoch", "d_loss", "g_loss")):
-        raise ValueError(f"{path} is not a log of cgan.py: 'epochs' must list epoch, d_loss and g_loss")
-    evaluations = log.get("evaluations")
-    if not are_rows(evaluations, ("epoch",)) or not all("fid" in row for row in evaluations):
-        raise ValueError(f"{path} is not a log of cgan.py: 'evaluations' must list epoch and fid")
-    if not are_rows(scored(evaluations, "fid"), ("fid",)):
-        raise ValueError(f"{path} is not a log of cgan.py: in 'evaluations', fid must be a number or null")
-    if not log["epochs"]:
-        raise ValueError(f"{path} holds no finished epoch yet")
-    return log["epochs"], evaluations
-
-
-def scored(evaluations, key):
-    """Returns the evaluations that hold a value under `key`."""
-    return [row for row in evaluations if row.get(key) is not None]
 
 
 def draw(path, panels):
@@ -69,26 +34,25 @@ def draw(path, panels):
         len(panels), figsize=(7, 4.5 * len(panels)), dpi=150, constrained_layout=True, squeeze=False
     )
     for axes, (ylabel, curves) in zip(grid[:, 0], panels.items()):
-        for rows, key, label, colour, style in curves:
+        lines = []
+        for rows, key, _, colour, style in curves:
             marker = "o" if len(rows) <= 20 else None  # a single point would not be seen without
             xs, ys = [row["epoch"] for row in rows], [row[key] for row in rows]
-            axes.plot(xs, ys, label=label, color=colour, linestyle=style, marker=marker, markersize=4)
+            lines += axes.plot(xs, ys, color=colour, linestyle=style, marker=marker, markersize=4)
+            last = scored(rows, f"{key}_last")  # of the epoch's last batch, as the report collects it
+            axes.plot([row["epoch"] for row in last], [row[f"{key}_last"] for row in last], color=colour, **THIN)
         axes.set_xlabel("epoch")
         axes.set_ylabel(ylabel)
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
         axes.grid(alpha=0.3)
-        axes.legend()
+        legend = axes.legend(lines, [str(i) for i in range(len(lines))])
+        for text, (_, _, label, _, _) in zip(legend.get_texts(), curves):
+            label = label.encode(errors="backslashreplace").decode()  # a path need not be UTF-8
+            text.set_text(label.replace("$", r"\$"))  # not as the line's label, where _ at the start hides it
     replace_file(path, lambda file: figure.savefig(file, format="png"))
     plt.close(figure)
     print(f"wrote {path}")
-
-
-def short_names(paths):
-    """Returns {path: its parts that not all paths have}, such as a and b for a/log.json and b/log.json."""
-    parts = {path: path.split(os.sep) for path in paths}
-    shared = set.intersection(*map(set, parts.values()))
-    return {path: os.sep.join(part for part in parts[path] if part not in shared) or path for path in paths}
 
 
 def plot_curves(logs, output_dir):
@@ -98,39 +62,51 @@ def plot_curves(logs, output_dir):
     """
     os.makedirs(output_dir, exist_ok=True)
     loss_panels, fid_panels, several = {}, {}, len(logs) > 1
-    for i, (name, (epochs, evaluations)) in enumerate(logs.items()):
+    thin = any(scored(log["epochs"], "d_loss_last") for log in logs.values())
+    explained = " (thin: its last batch)" if thin else ""
+    for i, (name, log) in enumerate(logs.items()):
         look = f"C{i}", STYLES[i % len(STYLES)]
         for j, (key, network) in enumerate(LOSSES.items()):
             if several:  # a panel for each loss, or the runs' curves could not be told apart
-                loss_panels.setdefault(f"mean loss of the {network}", []).append((epochs, key, name, *look))
+                panel, curve = f"{network}'s mean loss of the epoch", (log["epochs"], key, name, *look)
             else:
-                loss_panels.setdefault("mean loss of the epoch", []).append((epochs, key, network, f"C{j}", STYLES[j]))
+                panel, curve = "mean loss of the epoch", (log["epochs"], key, network, f"C{j}", STYLES[j])
+            loss_panels.setdefault(panel + explained, []).append(curve)
         for key, label in FIGURES.items():
-            rows = scored(evaluations, key)
+            rows = scored(log["evaluations"], key)
             if rows:
                 curve = (rows, key, name if several else label, *look)
                 fid_panels.setdefault(f"{label} (lower is better)", []).append(curve)
     draw(os.path.join(output_dir, "loss.png"), loss_panels)
-    if not any(scored(evaluations, "fid") for _, evaluations in logs.values()):
+    evaluations = [row for log in logs.values() for row in log["evaluations"]]
+    if not evaluations:
+        print("no FID in the log: no epoch is evaluated yet")
+    elif not scored(evaluations, "fid"):
         print("no FID in the log (Inception's weights were not there)")
     if fid_panels:
         draw(os.path.join(output_dir, "fid.png"), fid_panels)
 
 
 def main():
-    parser = Parser("Draws loss.png and fid.png from logs of cgan.py.")
+    parser = Parser("Draws loss.png, fid.png and run.html from logs of cgan.py.")
     parser.add_argument("logs", nargs="+", metavar="log.json", help="several logs are overlaid")
-    parser.add_argument("--output_dir", help="where the pictures go (default: beside the first log)")
+    parser.add_argument("--output_dir", help="where the files go (default: beside the first log)")
     opt = parser.parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # for paths that are not UTF-8
+    names = short_names(opt.logs)
     try:
-        logs = {name: read_log(path) for path, name in short_names(opt.logs).items()}
+        logs = {path: read_log(path) for path in names}
     except ValueError as error:
         parser.error(f"argument log.json: {error}")
     try:
         output_dir = output_folder(opt.output_dir or os.path.dirname(os.path.abspath(opt.logs[0])))
     except argparse.ArgumentTypeError as error:
         parser.error(f"argument --output_dir: {error}")
-    plot_curves(logs, output_dir)
+    plot_curves({names[path]: log for path, log in logs.items()}, output_dir)
+    page = os.path.join(output_dir, "run.html")
+    for problem in write_page(page, {names[path]: (path, log) for path, log in logs.items()}):
+        print(f"{parser.prog}: {problem}", file=sys.stderr)
+    print(f"wrote {page}")
 
 
 if __name__ == "__main__":

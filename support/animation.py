@@ -3,12 +3,9 @@
 python -m support.animation images training.gif
 """
 
-import glob
-import os
-
 from PIL import Image, ImageDraw
 
-from support.files import replace_file
+from support.files import find_grids, replace_file
 from support.flags import Parser
 
 FRAMES = 40  # at most; dense at the start, where the digits change most
@@ -23,23 +20,27 @@ def pick(items, count=FRAMES):
     return [items[i] for i in sorted({round(last * (k / (count - 1)) ** 2) for k in range(count)})]
 
 
-def frame(path):
-    """Returns a sample grid with the number of batches in its name written below it."""
-    with Image.open(path) as grid:
-        picture = Image.new("L", (grid.width, grid.height + CAPTION))
-        picture.paste(grid.convert("L"))
-    batches = int(os.path.splitext(os.path.basename(path))[0])
-    ImageDraw.Draw(picture).text((4, grid.height + 2), f"{batches:,} batches", fill=255)
+def frame(path, batches):
+    """Returns a sample grid with the number of batches done written below it; raises ValueError that names the file."""
+    try:
+        with Image.open(path) as grid:
+            picture = Image.new("L", (grid.width, grid.height + CAPTION))
+            picture.paste(grid.convert("L"))
+    except Exception as error:  # whatever a damaged file makes its decoder raise
+        raise ValueError(f"{path} cannot be read as an image: {error}")
+    ImageDraw.Draw(picture).text((4, picture.height - CAPTION + 2), f"{batches:,} batches", fill=255)
     return picture.quantize(LEVELS)
 
 
 def animate(folder, target):
-    """Writes the grids <batches>.png of `folder` as a GIF that loops; raises ValueError where there are none."""
-    paths = glob.glob(os.path.join(glob.escape(folder), "[0-9]*.png"))
-    if not paths:
+    """Writes the grids <batches>.png of `folder` as a GIF that loops.
+
+    Raises ValueError where there are none or one cannot be read, OSError where `target` cannot be written.
+    """
+    grids = find_grids(folder)
+    if not grids:
         raise ValueError(f"{folder} holds no sample grids of cgan.py")
-    paths.sort(key=lambda path: int(os.path.splitext(os.path.basename(path))[0]))
-    frames = [frame(path) for path in pick(paths)]
+    frames = [frame(path, batches) for batches, path in pick(list(grids.items()))]
     durations = [MILLISECONDS] * (len(frames) - 1) + [LAST]
     settings = {"append_images": frames[1:], "duration": durations, "loop": 0}
     replace_file(target, lambda file: frames[0].save(file, format="GIF", save_all=True, **settings))

@@ -19,7 +19,8 @@ def test_grids_in_the_order_of_their_batches(tmp_path):
     grays = {"0": 0, "200": 85, "1000": 170, "20000": 255}
     for name, gray in grays.items():
         Image.fromarray(np.full((20, 80), gray, np.uint8)).save(tmp_path / f"{name}.png")
-    Image.fromarray(np.zeros((5, 5), np.uint8)).save(tmp_path / "digits.png")  # no grid
+    for name in ("digits.png", "2024-holiday.png", "9.png.png"):  # no grids
+        Image.fromarray(np.zeros((5, 5), np.uint8)).save(tmp_path / name)
     animate(str(tmp_path), str(tmp_path / "run.gif"))
     with Image.open(tmp_path / "run.gif") as animation:
         assert animation.n_frames == 4 and animation.info["loop"] == 0
@@ -35,3 +36,14 @@ def test_what_cannot_be_animated_is_one_sentence(tmp_path, arguments):
     process = run("-m", "support.animation", *arguments, cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert process.returncode == 2 and len(process.stderr.strip().split("\n")) == 1
     assert not (tmp_path / "run.gif").exists()
+
+
+def test_a_grid_that_cannot_be_read_is_named(tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 80)).astype(np.uint8)).save(tmp_path / "0.png")
+    (tmp_path / "1000.png").write_bytes((tmp_path / "0.png").read_bytes()[:2000])
+    (tmp_path / "2000.png").write_text("no picture")
+    for name in ("1000.png", "2000.png"):
+        process = run("-m", "support.animation", tmp_path, tmp_path / "run.gif")
+        assert process.returncode == 2 and process.stderr.count("\n") == 1 and name in process.stderr
+        (tmp_path / name).unlink()
+    assert not list(tmp_path.glob("run.gif*"))

@@ -1,11 +1,14 @@
 """The curves, drawn without a screen from logs of real runs."""
 
 import json
+import os
 
-from conftest import run
+import pytest
+from conftest import ROOT, refused, run
 from PIL import Image
 
-from plot_curves import short_names
+from plot_curves import plot_curves, short_names
+from support.log import read_log
 
 
 def drawn(folder):
@@ -32,7 +35,7 @@ def test_several_logs_overlay_and_a_log_without_fid_still_draws(finished_run, tm
     log["evaluations"] = [{"epoch": 1, "fid": None, "fid_samples": 10}]
     (tmp_path / "log.json").write_text(json.dumps(log))
     process = run("plot_curves.py", tmp_path / "log.json")
-    assert process.returncode == 0 and "no FID" in process.stdout
+    assert process.returncode == 0 and "weights were not there" in process.stdout and "no FID" in process.stdout
     alone = drawn(tmp_path)
     assert set(alone) == {"loss.png"}  # beside the log
     both = tmp_path / "both"
@@ -52,6 +55,108 @@ def test_runs_are_named_by_what_tells_their_paths_apart():
     assert names("results/lr_d/log.json", "results/ema/log.json") == ["lr_d", "ema"]
     assert names("results/log.json", "trial/results/log.json") == ["results/log.json", "trial"]
     assert names("log.json") == ["log.json"]
+    assert names("s/a", "a/s", "a/t") == ["s/a", "a/s", "a/t"]  # without what all have, two would be s
+
+
+@pytest.mark.parametrize("name", ["$x$", "a$b", r"\$", "_hidden", "$\\frac"])
+def test_any_name_of_a_run_can_be_drawn(finished_run, tmp_path, name):
+    logs = []
+    for folder in (name, "other"):
+        os.makedirs(tmp_path / folder)
+        logs.append(tmp_path / folder / "log.json")
+        logs[-1].write_bytes((finished_run[0] / "results" / "log.json").read_bytes())
+    process = run("plot_curves.py", *logs, "--output_dir", tmp_path / "named")
+    assert process.returncode == 0 and "Traceback" not in process.stderr
+    assert set(drawn(tmp_path / "named")) == {"loss.png", "fid.png"}
+
+
+def test_a_path_that_is_not_utf_8(finished_run, tmp_path):
+    folder = os.path.join(os.fsencode(tmp_path), b"caf\xe9")
+    os.makedirs(folder)
+    for path in (os.path.join(folder, b"log.json"), os.path.join(os.fsencode(tmp_path), b"log.json")):
+        with open(path, "wb") as file:
+            file.write((finished_run[0] / "results" / "log.json").read_bytes())
+    logs = [os.fsdecode(os.path.join(folder, b"log.json")), tmp_path / "log.json"]
+    process = run("plot_curves.py", *logs, "--output_dir", os.fsdecode(folder), PYTHONUTF8="1")
+    assert process.returncode == 0, process.stderr
+    assert os.path.exists(os.path.join(folder, b"run.html"))
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that were drawn in this process."""
+    import matplotlib.pyplot
+
+    kept = []
+    monkeypatch.setattr(matplotlib.pyplot, "close", kept.append)
+    return kept
+
+
+def test_the_legend_shows_names_as_they_are(finished_run, figures, tmp_path):
+    names = ["_a", "$b$", "c$", "plain"]
+    log = read_log(str(finished_run[0] / "results" / "log.json"))
+    plot_curves(dict.fromkeys(names, log), str(tmp_path))
+    for axes in [axes for figure in figures for axes in figure.axes]:
+        texts = [text.get_text().replace(r"\$", "$") for text in axes.get_legend().get_texts()]
+        assert texts == names
+
+
+def test_the_last_batchs_losses_lie_thinly_behind_the_means(finished_run, figures, tmp_path):
+    log = read_log(str(finished_run[0] / "results" / "log.json"))
+    plot_curves({"run": log}, str(tmp_path))
+    lines = figures[0].axes[0].lines
+    assert len(lines) == 4
+    for (mean, last), key in zip([lines[:2], lines[2:]], ("d_loss", "g_loss")):
+        assert list(mean.get_ydata()) == [row[key] for row in log["epochs"]]
+        assert list(last.get_ydata()) == [row[f"{key}_last"] for row in log["epochs"]]
+        assert last.get_linewidth() < mean.get_linewidth() and last.get_zorder() < mean.get_zorder()
+    for row in log["epochs"]:  # as in a log made before
+        del row["d_loss_last"], row["g_loss_last"]
+    plot_curves({"run": log}, str(tmp_path))
+    assert "last" not in figures[-2].axes[0].get_ylabel()
+
+
+def nested(depth):
+    return '{"epochs": ' + "[" * depth + "]" * depth + "}"
+
+
+def log_with(**values):
+    row = {"epoch": 1, "d_loss": 1, "g_loss": 1}
+    evaluation = {"epoch": 1, "fid": None}
+    (row if set(values) & {"d_loss", "d_loss_last", "seconds"} else evaluation).update(values)
+    return json.dumps({"epochs": [row], "evaluations": [evaluation]})
+
+
+@pytest.mark.parametrize(
+    "text, what",
+    [
+        (nested(100000), "no JSON"),
+        (log_with(d_loss=10**400), "d_loss"),
+        (log_with(fid=10**400), "fid"),
+        (log_with(digit_fid="x"), "digit_fid"),
+        (log_with(label_accuracy=[1]), "label_accuracy"),
+        (log_with(d_loss_last="x"), "'epochs'"),
+        (log_with(seconds=True), "'epochs'"),
+        (log_with(d_loss=1e300), "d_loss"),
+        (log_with(epoch=10**400), "evaluations"),
+        (log_with(epoch=1.5), "evaluations"),
+        ('{"epochs": [{"epoch": 1, "d_loss": 1, "g_loss": 1}], "evaluations": [], "config": []}', "config"),
+        ('{"epochs": [{"epoch": 1, "d_loss": 1, "g_loss": 1}], "evaluations": [], "changes": [1]}', "changes"),
+        (" " * (50 * 10**6 + 1), "larger than 50 MB"),
+    ],
+)
+def test_a_log_that_cannot_be_drawn(tmp_path, text, what):
+    (tmp_path / "log.json").write_text(text)
+    refused(tmp_path, ROOT / "plot_curves.py", tmp_path / "log.json", names=["log.json", what])
+    with pytest.raises(ValueError, match=str(tmp_path / "log.json")):
+        read_log(str(tmp_path / "log.json"))
+
+
+def test_a_run_that_was_never_scored_is_not_said_to_lack_weights(finished_run, tmp_path):
+    log = json.loads((finished_run[0] / "results" / "log.json").read_text())
+    (tmp_path / "log.json").write_text(json.dumps({**log, "evaluations": []}))
+    process = run("plot_curves.py", tmp_path / "log.json")
+    assert process.returncode == 0 and "not there" not in process.stdout and "no epoch is evaluated" in process.stdout
 
 
 def test_a_single_epoch_with_a_single_fid_draws(finished_run, tmp_path):

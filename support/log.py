@@ -1,0 +1,79 @@
+"""A run's log.json, as cgan.py writes it, read and checked."""
+
+import json
+import os
+
+LARGEST_LOG = 50 * 10**6  # bytes; 100 epochs take 20,000
+LOSSES = ("d_loss", "g_loss", "d_loss_last", "g_loss_last")  # of an epoch: its mean, and its last batch's
+SCORES = ("fid", "kid", "digit_fid", "label_accuracy", "d_accuracy_real", "d_accuracy_generated")  # of an evaluation
+
+
+def is_number(value):
+    return type(value) in (int, float) and abs(value) < 1e30  # beyond, nothing can be drawn; false for NaN
+
+
+def are_rows(rows, required, optional=()):
+    """Returns whether `rows` is a list of dictionaries, by epoch, of numbers (where optional, null will do)."""
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        return False
+    epochs = [row.get("epoch") for row in rows]
+    if not all(type(epoch) is int and 0 < epoch < 2**31 for epoch in epochs) or sorted(set(epochs)) != epochs:
+        return False
+    return all(
+        all(is_number(row.get(key)) for key in required)
+        and all(row.get(key) is None or is_number(row[key]) for key in optional)
+        for row in rows
+    )
+
+
+def read_log(path):
+    """Returns a log of cgan.py as a dictionary.
+
+    "epochs" and "evaluations" are lists of dictionaries by ascending "epoch", at least one epoch; every loss and score
+    in them is a number, or missing or null where a run may lack it. "config" and "environment" are dictionaries,
+    "changes" is a list of dictionaries; what these three hold is not checked.
+    Raises ValueError that names the file and what is wrong.
+    """
+    try:
+        with open(path, "rb") as file:
+            text = file.read(LARGEST_LOG + 1)
+        if len(text) > LARGEST_LOG:
+            raise ValueError(f"{path} is not a log of cgan.py: it is larger than {LARGEST_LOG // 10**6} MB")
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}")
+    try:
+        log = json.loads(text.decode())
+    except (ValueError, RecursionError):
+        raise ValueError(f"{path} is not a log: it holds no JSON")
+    foreign = f"{path} is not a log of cgan.py"
+    if not isinstance(log, dict) or not are_rows(log.get("epochs"), LOSSES[:2], (*LOSSES[2:], "seconds", "batches")):
+        raise ValueError(f"{foreign}: 'epochs' must list epoch, d_loss and g_loss, all numbers")
+    if not are_rows(log.get("evaluations"), ()) or not all("fid" in row for row in log["evaluations"]):
+        raise ValueError(f"{foreign}: 'evaluations' must list epoch and fid")
+    for key in SCORES:
+        if not are_rows(log["evaluations"], (), (key,)):
+            raise ValueError(f"{foreign}: in 'evaluations', {key} must be a number or null")
+    for key, kind in (("config", dict), ("environment", dict), ("changes", list)):
+        if not isinstance(log.setdefault(key, kind()), kind):
+            raise ValueError(f"{foreign}: '{key}' must be a {kind.__name__}")
+    if not all(isinstance(change, dict) for change in log["changes"]):
+        raise ValueError(f"{foreign}: 'changes' must list dictionaries")
+    if not log["epochs"]:
+        raise ValueError(f"{path} holds no finished epoch yet")
+    return log
+
+
+def scored(evaluations, key):
+    """Returns the evaluations that hold a value under `key`."""
+    return [row for row in evaluations if row.get(key) is not None]
+
+
+def short_names(paths):
+    """Returns {path: its parts that not all paths have}, such as a and b for a/log.json and b/log.json.
+
+    Where that would give two paths one name, each is named by the whole of it.
+    """
+    parts = {path: os.path.normpath(path).split(os.sep) for path in paths}
+    shared = set.intersection(*map(set, parts.values()))
+    names = {path: os.sep.join(part for part in parts[path] if part not in shared) or path for path in paths}
+    return names if len(set(names.values())) == len(names) else {path: path for path in names}

@@ -1,0 +1,388 @@
+"""The page of a run, in a real browser: Debian's chromium, driven by selenium; the tests are skipped without them."""
+
+import base64
+import io
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from conftest import ROOT, read_npz, run
+from PIL import Image
+
+from support import page
+from support.checkpoint import read_generator
+
+REFERENCE_LOG = ROOT / "results" / "reference" / "log.json"
+NUMBER = "2213904"
+MARKUP = "<script>alert(1)<"  # a folder; with "script>" in it, the whole path is markup
+
+
+def write_page(target, *logs):
+    process = run("plot_curves.py", *logs, "--output_dir", target)
+    assert process.returncode == 0, process.stderr
+    assert (target / "run.html").stat().st_size <= page.LARGEST_PAGE
+    return target / "run.html", process
+
+
+@pytest.fixture(scope="session")
+def launch(tmp_path_factory):
+    """A function that starts a browser in a language; `downloads` is where it saves files."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not chromedriver:
+        pytest.skip("no browser: apt install chromium chromium-driver")
+    started, downloads = [], tmp_path_factory.mktemp("downloads")
+
+    def launch(language="en-US"):
+        options = webdriver.ChromeOptions()
+        options.binary_location = chromium
+        for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1280,1000"):
+            options.add_argument(argument)
+        preferences = {"intl.accept_languages": language, "download.default_directory": str(downloads)}
+        options.add_experimental_option("prefs", preferences)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
+        browser.downloads = downloads
+        browser.set_script_timeout(300)
+        started.append(browser)
+        return browser
+
+    yield launch
+    for browser in started:
+        browser.quit()
+
+
+@pytest.fixture(scope="session")
+def browser(launch):
+    return launch()
+
+
+def visit(browser, path):
+    """Opens a page and waits until its networks are unpacked, where it has some."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.get_log("browser")
+    browser.get_log("performance")
+    browser.get(path.as_uri())
+    WebDriverWait(browser, 60).until(
+        lambda _: browser.execute_script("return !DATA.networks.generator || !!window.draw")
+    )
+
+
+def assert_quiet(browser, path):
+    """Asserts that nothing was said in the console and nothing was asked for but the page itself."""
+    assert browser.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()]
+
+
+def find(browser, selector):
+    return browser.find_element("css selector", selector)
+
+
+@pytest.fixture(scope="module")
+def run_page(finished_run, tmp_path_factory):
+    """The page of a short run: 2 epochs of 60 batches, grids at batches 0, 50 and 100, an evaluation each epoch."""
+    return write_page(tmp_path_factory.mktemp("page"), finished_run[0] / "results" / "log.json")[0]
+
+
+@pytest.fixture(scope="module")
+def reference_page(tmp_path_factory):
+    """The page of the project's own run, whose generator draws well."""
+    return write_page(tmp_path_factory.mktemp("reference"), REFERENCE_LOG)[0]
+
+
+def test_it_opens_without_an_error_or_a_request(browser, run_page, reference_page):
+    for path in (run_page, reference_page):
+        visit(browser, path)
+        assert_quiet(browser, path)
+
+
+def state(browser):
+    """Returns (batches done, the grid's pixels, where every cursor stands, the nearest evaluation's figures)."""
+    picture = find(browser, "#grids img").get_attribute("src").partition("base64,")[2]
+    cursors = [line.get_attribute("x1") for line in browser.find_elements("css selector", ".cursor")]
+    with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
+        pixels = np.asarray(image.convert("L"), float)
+    return int(find(browser, "#batch").text), pixels, cursors, find(browser, "#nearest").text
+
+
+def test_the_slider_moves_grid_cursors_and_figures_together(browser, run_page, finished_run):
+    visit(browser, run_page)
+    evaluations = json.loads((finished_run[0] / "results" / "log.json").read_text())["evaluations"]
+    states = [state(browser)]
+    find(browser, "#time").send_keys("\ue012")  # arrow left, on the slider
+    states.append(state(browser))
+    find(browser, "h1").click()
+    find(browser, "body").send_keys("\ue012")  # and anywhere else
+    states.append(state(browser))
+    assert [batches for batches, *_ in states] == [100, 50, 0]
+    for batches, pixels, cursors, figures in states:
+        with Image.open(finished_run[0] / "images" / f"{batches}.png") as grid:
+            assert abs(pixels - np.asarray(grid, float)).mean() < 8
+        assert len(set(cursors)) > 0 and len(cursors) >= 5
+        nearest = evaluations[1 if batches / 60 > 1.5 else 0]
+        assert f"{nearest['label_accuracy']:.4f}" in figures and f"Epoch {nearest['epoch']}" in figures
+        assert find(browser, "#scores").text.count(f"{nearest['label_accuracy']:.4f}") >= 1
+    for before, after in zip(states[1:], states):
+        assert all(float(a) < float(b) for a, b in zip(before[2], after[2]))
+    assert find(browser, "#scores tr[aria-current] td").text == "1"
+    find(browser, "body").send_keys("\ue014")
+    assert state(browser)[0] == 50
+
+
+def test_playing_ends_with_the_last_grid(browser, run_page):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    visit(browser, run_page)
+    button = find(browser, "#play")
+    assert button.accessible_name == "Play the training"
+    button.click()  # at the end: from the start
+    assert button.get_attribute("aria-pressed") == "true"
+    WebDriverWait(browser, 60).until(lambda _: button.get_attribute("aria-pressed") == "false")
+    assert state(browser)[0] == 100
+
+
+def canvases(browser):
+    """Returns the digits on the page, (N, S, S) in gray levels."""
+    script = """return [...document.querySelectorAll("#digits canvas")].map(canvas => Array.from(
+        canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.filter((_, i) => i % 4 === 0)))"""
+    digits = np.array(browser.execute_script(script), float)
+    size = int(np.sqrt(digits.shape[-1]))
+    return digits.reshape(-1, size, size)
+
+
+def type_digits(browser, text):
+    find(browser, "#text").clear()
+    find(browser, "#text").send_keys(text)
+
+
+def test_it_draws_what_cgan_draws(browser, reference_page):
+    import cgan
+
+    visit(browser, reference_page)
+    type_digits(browser, NUMBER)
+    noise = np.array(browser.execute_script("return noises[0].map(noise => Array.from(noise))"))
+    labels = np.array([int(digit) for digit in NUMBER])
+    path = str(REFERENCE_LOG.parent / "generator.npz")
+    expected = cgan.generate(cgan.load_generator(path, *read_generator(path)), noise, labels)
+    assert abs(canvases(browser) - (expected[:, 0] + 1) * 127.5).max() <= 1
+    find(browser, "#renew").click()
+    assert abs(canvases(browser) - (expected[:, 0] + 1) * 127.5).max() > 100
+
+
+def test_the_classifier_reads_what_it_was_asked_to_draw(browser, reference_page):
+    from support import digit_classifier
+
+    visit(browser, reference_page)
+    script = """const labels = Array.from({length: 100}, (_, i) => i % 10);
+        return draw(labels.map(() => randomNoise(100)), labels).map(image =>
+            Array.from(image, value => Math.round((value + 1) * 127.5)))"""
+    images = np.array([browser.execute_script(script) for _ in range(10)], np.float32).reshape(-1, 1, 32, 32)
+    _, digits = digit_classifier.read_digits(digit_classifier.load(), images / 127.5 - 1)
+    assert (digits == np.arange(1000) % 10).mean() >= 0.99
+
+
+def test_what_the_discriminator_says(browser, run_page, finished_run):
+    """Its weights have 8 bits in the page: enough for the two decimals that are shown."""
+    import cgan
+    from support.device import jt
+
+    visit(browser, run_page)
+    shown = [float(caption.text) for caption in browser.find_elements("css selector", "#digits figcaption")]
+    labels = np.array([int(digit) for digit in NUMBER], np.int32)
+    images = (canvases(browser)[:, None] / 127.5 - 1).astype(np.float32)
+    discriminator = cgan.Discriminator()
+    arrays = read_npz(finished_run[0] / "results" / "checkpoint.npz")
+    prefix = "discriminator/"
+    discriminator.load_state_dict({k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)})
+    discriminator.eval()
+    validity = discriminator(jt.array(images), jt.array(labels)).numpy()[:, 0]
+    assert abs(shown - validity).max() < 0.03
+
+
+def test_noise_and_labels_between_two(browser, reference_page):
+    visit(browser, reference_page)
+    set_to = "const range = document.getElementById(arguments[0]); range.value = arguments[1]; range.oninput()"
+    type_digits(browser, "77")
+    find(browser, "#target").clear()
+    find(browser, "#target").send_keys("0")
+    start = canvases(browser)
+    browser.execute_script(set_to, "label-mix", 1)
+    turned = canvases(browser)
+    assert abs(turned[0] - start[0]).max() > 100 and (turned[1] == start[1]).all()  # the second has no target
+    noise = browser.execute_script("return noises[0].map(noise => Array.from(noise))")
+    zero = np.array(browser.execute_script("return Array.from(draw([arguments[0]], [0])[0])", noise[0]))
+    assert abs(turned[0].ravel() - (zero + 1) * 127.5).max() <= 0.5
+    browser.execute_script(set_to, "label-mix", 0)
+    browser.execute_script(set_to, "noise-mix", 0.5)
+    assert all(abs(canvases(browser) - start).max(axis=(1, 2)) > 50)
+    browser.execute_script(set_to, "noise-mix", 0)
+    assert (canvases(browser) == start).all()
+
+
+def test_only_digits_are_drawn_and_the_picture_can_be_saved(browser, reference_page):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    visit(browser, reference_page)
+    type_digits(browser, "4x2")
+    assert find(browser, "#text").get_attribute("value") == "42"
+    digits = canvases(browser)
+    find(browser, "#save").click()
+    saved = browser.downloads / "42.png"
+    WebDriverWait(browser, 60).until(lambda _: saved.exists())
+    with Image.open(saved) as image:
+        pixels = np.asarray(image.convert("L"), float)
+    assert pixels.shape == (36, 70)
+    assert (pixels[2:34, 2:34] == digits[0]).all() and (pixels[2:34, 36:68] == digits[1]).all()
+
+
+def test_it_speaks_the_language_of_the_browser(browser, launch, run_page):
+    visit(browser, run_page)
+    assert "Digits on demand" in find(browser, "#on-demand").text and "按要求" not in find(browser, "#on-demand").text
+    find(browser, "#language").click()
+    assert "按要求画数字" in find(browser, "#on-demand").text and "Digits" not in find(browser, "#on-demand").text
+    chinese = launch("zh-CN")
+    visit(chinese, run_page)
+    assert find(chinese, "html").get_attribute("lang") == "zh" and "标签准确率" in find(chinese, "#scores").text
+
+
+def test_no_width_makes_it_wider_than_the_screen(browser, run_page, finished_run, tmp_path):
+    other = tmp_path / ("long" * 20)
+    shutil.copytree(finished_run[0] / "results", other)
+    two, _ = write_page(tmp_path / "two", finished_run[0] / "results" / "log.json", other / "log.json")
+    for path in (run_page, two):
+        for width in (400, 1600):
+            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width == 400}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            visit(browser, path)
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_several_runs_beside_each_other(browser, finished_run, tmp_path):
+    """And markup in a path or a log is text."""
+    other = tmp_path / MARKUP / "script>"
+    shutil.copytree(finished_run[0], other)
+    log = json.loads((other / "results" / "log.json").read_text())
+    log["config"]["seed"] = "</script><script>alert(2)</script>"
+    log["environment"]["device"] = "<img src=x onerror=alert(3)>"
+    (other / "results" / "log.json").write_text(json.dumps(log))
+    (other / "images" / "100.png").unlink()
+    path, _ = write_page(tmp_path / "two", finished_run[0] / "results" / "log.json", other / "results" / "log.json")
+    visit(browser, path)
+    assert_quiet(browser, path)
+    assert f"{MARKUP}/script>" in find(browser, "#runs").text
+    assert "<img src=x onerror=alert(3)>" in find(browser, "#runs").text and "alert(2)" in find(browser, "#runs").text
+    assert len(browser.find_elements("css selector", "script")) == 2
+    shown = [caption.text for caption in browser.find_elements("css selector", "#grids figcaption")]
+    assert "100 batches" in shown[0] and "50 batches" in shown[1]
+    assert len(find(browser, "#nearest").text.splitlines()[-1].split()) >= 4  # a label and a figure for each run
+
+
+def test_a_run_that_is_going_on_without_pictures_or_scores(browser, finished_run, tmp_path):
+    log = json.loads((finished_run[0] / "results" / "log.json").read_text())
+    log.update(epochs=log["epochs"][:1], evaluations=[])
+    (tmp_path / "log.json").write_text(json.dumps(log))
+    path, process = write_page(tmp_path, tmp_path / "log.json")
+    assert process.stderr == ""
+    visit(browser, path)
+    assert_quiet(browser, path)
+    body = find(browser, "body").text
+    for words in ("1 / 2 not finished", "no sample grids", "Nothing is evaluated yet", "Nothing can be drawn here"):
+        assert words in body
+
+
+def test_without_inceptions_weights(browser, finished_run, tmp_path):
+    log = json.loads((finished_run[0] / "results" / "log.json").read_text())
+    for row in log["evaluations"]:
+        row.update(fid=None, kid=None)
+    (tmp_path / "log.json").write_text(json.dumps(log))
+    path, _ = write_page(tmp_path, tmp_path / "log.json")
+    visit(browser, path)
+    assert_quiet(browser, path)
+    assert "Inception's weights were not there" in find(browser, "#evaluations").text
+    assert "KID" not in find(browser, "#scores").text
+
+
+# ---------------------------------------------------------------- without a browser
+def data_of(path):
+    text = path.read_text().partition('<script type="application/json" id="data">')[2]
+    return json.loads(text.partition("</script>")[0])
+
+
+def spoil_checkpoint(folder):
+    (folder / "results" / "checkpoint.npz").write_bytes(b"PK")
+    return "checkpoint.npz"
+
+
+def spoil_sizes(folder):
+    arrays = read_npz(folder / "results" / "checkpoint.npz")
+    arrays["generator/model.2.weight"] = arrays["generator/model.2.weight"][:, :-1]
+    np.savez(folder / "results" / "checkpoint.npz", **arrays)
+    return "checkpoint.npz"
+
+
+def spoil_log_of_another_run(folder):
+    log = json.loads((folder / "results" / "log.json").read_text())
+    log["config"]["latent_dim"] = 50
+    (folder / "results" / "log.json").write_text(json.dumps(log))
+    return "checkpoint.npz"
+
+
+def spoil_grid(folder):
+    (folder / "images" / "50.png").write_bytes((folder / "images" / "50.png").read_bytes()[:1000])
+    return "50.png"
+
+
+@pytest.mark.parametrize("spoil", [spoil_checkpoint, spoil_sizes, spoil_log_of_another_run, spoil_grid])
+def test_what_cannot_be_read_is_named_and_left_out(finished_run, tmp_path, spoil):
+    shutil.copytree(finished_run[0], tmp_path / "run")
+    name = spoil(tmp_path / "run")
+    path, process = write_page(tmp_path / "page", tmp_path / "run" / "results" / "log.json")
+    assert process.stderr.count("\n") == 1 and name in process.stderr
+    data = data_of(path)
+    assert [batches for batches, _ in data["runs"][0]["grids"]] == ([0, 100] if name == "50.png" else [0, 50, 100])
+    assert (data["networks"]["generator"] is None) == (name == "checkpoint.npz")
+
+
+def test_what_does_not_fit_is_left_out(finished_run, tmp_path, monkeypatch):
+    """Fewer grids first, then the discriminator, then the generator; the file keeps to the limit."""
+    shutil.copytree(finished_run[0], tmp_path / "run")
+    for batches in range(101, 400):
+        shutil.copy(tmp_path / "run" / "images" / "100.png", tmp_path / "run" / "images" / f"{batches}.png")
+    log = str(tmp_path / "run" / "results" / "log.json")
+    kept = []
+    for limit in (8 * 10**6, 6 * 10**6, 3 * 10**6):
+        monkeypatch.setattr(page, "LARGEST_PAGE", limit)
+        target = tmp_path / "run.html"
+        assert page.write_page(str(target), {"run": (log, json.loads(open(log).read()))}) == []
+        assert limit / 2 < target.stat().st_size <= limit
+        data = data_of(target)
+        batches = [batches for batches, _ in data["runs"][0]["grids"]]
+        assert batches[0] == 0 and batches[-1] == 399 and batches == sorted(batches)
+        kept.append((len(batches), *(data["networks"][name] is not None for name in ("generator", "discriminator"))))
+    assert 2 <= kept[1][0] < kept[0][0] <= page.MOST_GRIDS
+    assert [networks for _, *networks in kept] == [[True, True], [True, True], [False, True]]
+
+
+def test_pictures_lie_beside_results(tmp_path):
+    for folder in ("results/a", "images/a", "moved/images", "alone"):
+        os.makedirs(tmp_path / folder)
+    found = [
+        page.grid_folder(str(tmp_path / log)) for log in ("results/a/log.json", "moved/log.json", "alone/log.json")
+    ]
+    assert found == [str(tmp_path / folder) for folder in ("images/a", "moved/images", "alone/images")]
+
+
+def test_changes_and_the_command(finished_run):
+    log = json.loads((finished_run[0] / "results" / "log.json").read_text())
+    log["changes"] = [{"epoch": 2, "config": {"lr": 0.0001}, "environment": {"threads": 1}}, {"epoch": 3, "config": []}]
+    shown = page.describe("run", log)
+    assert shown["changes"][0] == "2: lr 0.0001, threads 1" and shown["changes"][1].startswith("3")
+    assert page.command({"cpu": True, "n_epochs": 2, "data_root": "a b", "ema": None, "dropout": False}) == (
+        "python cgan.py --cpu --n_epochs 2 --data_root 'a b'"
+    )
