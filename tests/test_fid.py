@@ -1,10 +1,14 @@
 """FID against independent computations: scipy's matrix square root, torchvision's features."""
 
-import http.client
+import argparse
 import http.server
 import importlib.util
 import json
 import os
+import pickle
+import shutil
+import ssl
+import subprocess
 import threading
 
 import numpy as np
@@ -212,6 +216,26 @@ def test_an_average_without_the_padding():
     np.testing.assert_allclose(fid.WithoutPadding()(averaged).numpy(), 1, rtol=1e-6)
 
 
+def test_batch_size_reaches_inception(monkeypatch):
+    sizes = []
+
+    class Recorder(nn.Module):
+        def execute(self, images):
+            sizes.append(len(images))
+            return jt.zeros((len(images), 2048))
+
+    monkeypatch.setattr(fid, "load_inception", lambda weights: Recorder())
+    images = np.zeros((70, 1, 4, 4), np.float32)
+    monkeypatch.setattr(fid, "read_image", lambda path, mode, size: images[path])
+    paths = list(range(70))
+    fid.main(
+        argparse.Namespace(
+            real=paths, generated=paths, features="inception", inception_weights="weights", batch_size=60
+        )
+    )
+    assert sizes == 2 * [60, 10]
+
+
 def test_inception_features_refuse_other_shapes(inception_weights):
     with pytest.raises(ValueError, match=r"\(2, 4, 8, 8\)"):
         fid.inception_features(np.zeros((2, 4, 8, 8)), inception_weights)
@@ -222,34 +246,128 @@ def test_inception_features_refuse_other_weights():
         fid.inception_features(np.zeros((2, 1, 8, 8)), {"weight": np.zeros(3)})
 
 
-def test_a_download_that_breaks_off_is_fetched_again(monkeypatch, tmp_path):
-    """From a server of our own that stops half way, until it does not."""
-    content, sent = bytes(range(256)) * 400, [1000]
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A server of our own in the hub's place: (what it answers, the cache's folder, where it listens).
+
+    What it answers: "body", bytes; "size", what it promises; "stalls", whether it then waits.
+    """
+    answer, folder = {"stalls": False}, tmp_path / "checkpoints"
+    folder.mkdir()
 
     class Server(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
+            if answer["size"] is not None:
+                self.send_header("Content-Length", str(answer["size"]))
             self.end_headers()
-            self.wfile.write(content[: sent[0]])
+            self.wfile.write(answer["body"])
+            if answer["stalls"]:
+                over.wait(60)
 
         def log_message(self, *args):
             pass
 
+    over = threading.Event()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
-        threading.Thread(target=server.serve_forever).start()
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
         monkeypatch.setattr(fid, "HUB", f"http://127.0.0.1:{server.server_port}/")
-        monkeypatch.setattr(jt.compiler, "ck_path", str(tmp_path))
-        try:
-            with pytest.raises((OSError, http.client.HTTPException)):
-                fid.hub_weights()
-            assert fid.HUB_FILE not in os.listdir(tmp_path)
-            sent[0] = len(content)
-            with open(fid.hub_weights(), "rb") as file:
-                assert file.read() == content
-        finally:
-            server.shutdown()
-    assert os.listdir(tmp_path) == [fid.HUB_FILE]
+        monkeypatch.setattr(jt.compiler, "ck_path", str(folder))
+        yield answer, folder, server
+        over.set()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def hub_file(inception_weights):
+    return pickle.dumps(inception_weights, 4)
+
+
+@pytest.mark.parametrize("promised", [True, False])
+def test_weights_are_fetched_once(hub, hub_file, promised):
+    answer, folder, _ = hub
+    answer.update(body=hub_file, size=len(hub_file) if promised else None)
+    path = folder / fid.HUB_FILE
+    assert fid.hub_weights() == str(path) and path.read_bytes() == hub_file
+    answer.update(body=b"gone", size=4)
+    assert fid.find_hub_weights() == str(path)
+    assert os.listdir(folder) == [fid.HUB_FILE]
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["cut", "cut without a size", "a page", "nothing", "a negative size", "a size that is none"],
+)
+def test_a_download_that_is_not_whole_leaves_nothing(hub, hub_file, capsys, what):
+    answer, folder, _ = hub
+    body, size = {
+        "cut": (hub_file[:1_000_000], len(hub_file)),
+        "cut without a size": (hub_file[:1_000_000], None),
+        "a page": (b"<!DOCTYPE html><title>Log in</title>", 36),
+        "nothing": (b"", 0),
+        "a negative size": (hub_file, -1),
+        "a size that is none": (hub_file, "much"),
+    }[what]
+    answer.update(body=body, size=size)
+    with pytest.raises(OSError):
+        fid.hub_weights()
+    assert os.listdir(folder) == []
+    assert fid.find_hub_weights() is None
+    output = capsys.readouterr().out
+    assert output.count("FID is left out") == 1 and f"give --inception_weights {ORIGINAL}" in output
+    answer.update(body=hub_file, size=len(hub_file))
+    assert fid.find_hub_weights() == str(folder / fid.HUB_FILE)
+
+
+def test_what_others_left_half_is_not_taken_for_whole(hub, hub_file):
+    """A .part of an earlier version, and a file that Jittor's own download did not finish."""
+    answer, folder, _ = hub
+    (folder / f"{fid.HUB_FILE}.part").write_bytes(hub_file[:1000])
+    (folder / fid.HUB_FILE).write_bytes(hub_file[:1000])
+    answer.update(body=hub_file, size=len(hub_file))
+    with open(fid.hub_weights(), "rb") as file:
+        assert file.read() == hub_file
+
+
+def test_a_broken_file_stays_where_no_better_one_can_be_had(hub, hub_file):
+    answer, folder, _ = hub
+    (folder / fid.HUB_FILE).write_bytes(hub_file[:1000])
+    answer.update(body=b"", size=None)
+    with pytest.raises(OSError):
+        fid.hub_weights()
+    assert (folder / fid.HUB_FILE).read_bytes() == hub_file[:1000]
+
+
+def test_a_download_that_stalls_ends(hub, hub_file, monkeypatch):
+    answer, folder, _ = hub
+    monkeypatch.setattr(fid, "TIMEOUT", 0.5)
+    answer.update(body=hub_file[:1000], size=len(hub_file), stalls=True)
+    with pytest.raises(OSError, match="timed out"):
+        fid.hub_weights()
+    assert os.listdir(folder) == []
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificate")
+def test_certificates_are_verified(hub, hub_file, monkeypatch, tmp_path):
+    """Those of a server that signed its own are refused, although Jittor turns verification off for the process."""
+    answer, folder, server = hub
+    certificate, key = tmp_path / "certificate", tmp_path / "key"
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    )
+    subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    monkeypatch.setattr(fid, "HUB", fid.HUB.replace("http:", "https:"))
+    answer.update(body=hub_file, size=len(hub_file))
+    with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
+        fid.hub_weights()
+    assert os.listdir(folder) == []
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))  # known to the user: now it is fetched
+    assert fid.hub_weights() == str(folder / fid.HUB_FILE)
 
 
 def test_without_a_network_training_says_so_once_and_goes_on(tmp_path):

@@ -1,15 +1,19 @@
 """fid.py as a command, on folders of real digits, of noise, and of what is no image."""
 
+import argparse
+import os
 import re
+import struct
+import zlib
 
 import numpy as np
 import pytest
-from conftest import run
+from conftest import refused, run
 from PIL import Image
-from test_bad_input import refused
 
 import fid
-from support import digit_classifier
+from support.images import open_image
+from support.mnist import load_mnist
 
 SCRIPT = fid.__file__
 
@@ -31,7 +35,7 @@ def scores(*args):
 @pytest.fixture(scope="module")
 def digits():
     """1,000 real training digits, 32 x 32 uint8."""
-    images, _ = digit_classifier.mnist_images(train=True)
+    images, _ = load_mnist(train=True).arrays()
     return ((images[:1000, 0] + 1) * 127.5).round().astype(np.uint8)
 
 
@@ -60,4 +64,89 @@ def test_bad_sources(digits, tmp_path):
     single = save(tmp_path / "single", digits[:1])
     for source, names in [("nowhere", ["nowhere"]), (single, ["at least 2", "holds 1"]), (folder, ["broken.jpg"])]:
         refused(tmp_path, SCRIPT, "mnist", source, "--features", "digits", names=["argument generated", *names])
-        refused(tmp_path, SCRIPT, "mnist", "mnist", "--features", "pixels", names=["--features", "inception"])
+    refused(tmp_path, SCRIPT, "mnist", "mnist", "--features", "pixels", names=["--features", "inception"])
+
+
+GRAY = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
+RGB = np.stack([GRAY, GRAY[::-1], GRAY.T], axis=2)
+
+
+def saved(path, image, **settings):
+    Image.fromarray(image).save(path, **settings)
+    return path
+
+
+def transparent(pixels, alpha):
+    """Returns the pixels with an alpha channel, opaque but for one pixel of `alpha`."""
+    channel = np.full((*pixels.shape[:2], 1), 255, np.uint8)
+    channel[3, 3] = alpha
+    return np.concatenate([pixels.reshape(*pixels.shape[:2], -1), channel], axis=2)
+
+
+def test_images_are_read_as_they_are_shown(tmp_path):
+    path = tmp_path / "x.png"
+    for pixels in (GRAY, RGB):
+        shown = np.broadcast_to(pixels.reshape(8, 8, -1), (8, 8, 3))
+
+        def same(path, shown=shown):
+            return np.array_equal(np.asarray(open_image(path).convert("RGB")), shown)
+
+        assert same(saved(path, pixels))
+        assert same(saved(path, transparent(pixels, 255)))
+        palette = Image.fromarray(pixels).quantize(64)  # holds all of the 64 colours
+        palette.save(path)
+        assert open_image(path).mode == "P" and same(path)
+        palette.save(path, transparency=200)  # a colour that no pixel has
+        assert same(path)
+        for orientation, turned in ((6, np.rot90(pixels)), (3, np.rot90(pixels, 2)), (2, pixels[:, ::-1])):
+            exif = Image.Exif()
+            exif[0x0112] = orientation
+            assert same(saved(path, np.ascontiguousarray(turned), exif=exif.tobytes()))
+    assert np.array_equal(np.asarray(open_image(saved(path, GRAY > 100)).convert("L")), np.uint8(GRAY > 100) * 255)
+
+
+def test_16_bit_colour_keeps_its_range(tmp_path):
+    """Written by hand, as PIL does not write it: black, half and white."""
+    values = np.array([[0] * 3, [32768] * 3, [65535] * 3], ">u2")
+    rows = b"\0" + values.tobytes()
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 3, 1, 16, 2, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+    assert np.asarray(open_image(tmp_path / "x.png")).ravel().tolist() == [0] * 3 + [128] * 3 + [255] * 3
+
+
+def test_a_photograph_with_a_second_picture_is_read(tmp_path):
+    """As telephones save it: an MPO is a JPEG with another behind it."""
+    image = Image.fromarray(RGB)
+    image.save(tmp_path / "x.jpg", format="MPO", save_all=True, append_images=[image], quality=95)
+    assert open_image(tmp_path / "x.jpg").mode == "RGB"
+
+
+def test_images_without_one_meaning_are_refused_by_name(digits, tmp_path):
+    folder = save(tmp_path / "images", digits[:2])
+    image, path = Image.fromarray(RGB), folder / "strange.png"
+    palette = image.quantize(64)
+    for write, what in [
+        (lambda: saved(path, GRAY.astype(np.uint16) * 257), "8-bit gray or RGB"),
+        (lambda: saved(path, transparent(RGB, 254)), "transparent"),
+        (lambda: saved(path, transparent(GRAY, 0)), "transparent"),
+        (lambda: palette.save(path, transparency=3), "transparent"),
+        (lambda: image.save(path, save_all=True, append_images=[image.rotate(90)]), "animated"),
+        (lambda: image.convert("CMYK").save(path, "JPEG"), "CMYK"),
+        (lambda: image.save(path, "GIF"), "PNG or JPEG"),
+        (lambda: saved(path, GRAY.astype(np.float32), format="TIFF"), "PNG or JPEG"),
+        (lambda: saved(path, GRAY.astype(np.int32), format="TIFF"), "PNG or JPEG"),
+        (lambda: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n"), "PNG or JPEG"),
+        (lambda: path.write_bytes(b""), "PNG or JPEG"),
+        (lambda: saved(path, np.zeros((10_000, 10_000), np.uint8)), "exceeds limit"),
+    ]:
+        write()
+        with pytest.raises(argparse.ArgumentTypeError, match=f"{re.escape(str(path))}.*{what}"):
+            fid.image_source(str(folder))
+    refused(tmp_path, SCRIPT, "mnist", folder, "--features", "digits", names=["argument generated", "strange.png"])
+    os.remove(path)
+    assert len(fid.image_source(str(folder))) == 2

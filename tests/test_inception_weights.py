@@ -1,82 +1,24 @@
 """Files of Inception-v3 weights: every layout is read, and nothing in a hostile one is run."""
 
 import collections
-import io
+import hashlib
 import os
 import pickle
 import struct
+import subprocess
 import sys
-import types
 import zipfile
 
 import numpy as np
 import pytest
-from conftest import ROOT
-from test_bad_input import refused
+from conftest import ROOT, Hostile, refused
+from torch_files import Tensor, torch_legacy, torch_script, torch_zip, zip_of
 
 from support import inception_weights as inception_weights_module
 from support.device import jt
-from support.inception_weights import ORIGINAL, TORCH_MAGIC, OriginalWeights, read_shapes, read_weights
+from support.inception_weights import ORIGINAL, OriginalWeights, read_shapes, read_weights
 
 FIRST = "Conv2d_1a_3x3.conv.weight"
-
-
-class Hostile:
-    def __reduce__(self):
-        return os.system, ("touch hostile",)
-
-
-class Tensor:
-    """Pickled as torch pickles a tensor: by a call that is given its storage, which stands outside the pickle."""
-
-    def __init__(self, array):
-        self.array = array
-
-    def __reduce__(self):
-        strides = tuple(stride // self.array.itemsize for stride in self.array.strides)
-        rebuild = sys.modules["torch._utils"]._rebuild_tensor_v2
-        return rebuild, (Storage(self.array), 0, self.array.shape, strides, False, collections.OrderedDict())
-
-
-class Storage:
-    def __init__(self, array):
-        self.array = array
-
-
-@pytest.fixture
-def torch_writer(monkeypatch):
-    """Writes files as torch.save does, without torch: write(path, object, legacy)."""
-    for module, name in (("torch", "FloatStorage"), ("torch._utils", "_rebuild_tensor_v2")):
-        stand_in = type(name, (), {"__module__": module})
-        monkeypatch.setitem(sys.modules, module, types.SimpleNamespace(**{name: stand_in}))
-
-    def write(path, obj, legacy):
-        storages = {}
-
-        class Pickler(pickle.Pickler):
-            def persistent_id(self, value):
-                if isinstance(value, Storage):
-                    key = str(len(storages))
-                    storages[key] = value.array
-                    return ("storage", sys.modules["torch"].FloatStorage, key, "cpu", value.array.size)
-
-        pickled = io.BytesIO()
-        Pickler(pickled, 2).dump(obj)
-        if legacy:
-            with open(path, "wb") as file:
-                for value in (TORCH_MAGIC, 1001, {"little_endian": True}):
-                    pickle.dump(value, file, 2)
-                file.write(pickled.getvalue())
-                pickle.dump(list(storages), file, 2)
-                for array in storages.values():
-                    file.write(struct.pack("<q", array.size) + array.tobytes())
-        else:
-            with zipfile.ZipFile(path, "w") as archive:
-                archive.writestr("inception/data.pkl", pickled.getvalue())
-                for key, array in storages.items():
-                    archive.writestr(f"inception/data/{key}", array.tobytes())
-
-    return write
 
 
 def check_read(path, weights):
@@ -86,66 +28,43 @@ def check_read(path, weights):
         np.testing.assert_array_equal(value, weights[name])
 
 
-@pytest.mark.parametrize("legacy", [False, True])
-def test_torch_layouts(tmp_path, torch_writer, inception_weights, legacy):
+def test_torchs_layout(tmp_path, inception_weights):
     state = collections.OrderedDict((name, Tensor(value)) for name, value in inception_weights.items())
     state._metadata = collections.OrderedDict(version=1)  # as in every state_dict of torch
-    torch_writer(tmp_path / "inception.pth", state, legacy)
+    (tmp_path / "inception.pth").write_bytes(torch_zip(state))
     check_read(tmp_path / "inception.pth", inception_weights)
 
 
-@pytest.mark.parametrize("legacy", [False, True])
-def test_torchs_own_files(tmp_path, inception_weights, legacy):
+def test_torchs_own_files(tmp_path, inception_weights):
     torch = pytest.importorskip("torch")
     state = {name: torch.tensor(value) for name, value in inception_weights.items()}
     state[FIRST] = torch.nn.Parameter(state[FIRST].permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0))
     state["Conv2d_1a_3x3.bn.num_batches_tracked"] = torch.tensor(5)
-    torch.save(state, tmp_path / "inception.pth", _use_new_zipfile_serialization=not legacy)
+    torch.save(state, tmp_path / "inception.pth")
     check_read(tmp_path / "inception.pth", inception_weights)
 
 
-class Layer:
-    """A module of TorchScript, and what it holds."""
-
-    def __init__(self, **attributes):
-        vars(self).update(attributes)
-
-
-def script_of(weights):
-    """Returns drawn weights as the modules of FID's network of 2015: layer by layer, without a scale."""
-    layers = {}
-    for name in read_shapes():
-        if name.endswith(".conv.weight") and not name.startswith("AuxLogits."):
-            layer, parts = name[: -len("conv.weight")], ("conv.weight", "bn.bias", "bn.running_mean", "bn.running_var")
-            arrays = (Tensor(weights[layer + part]) for part in parts)
-            layers[layer.replace(".", "_")] = Layer(**dict(zip(("weight", "beta", "mean", "var"), arrays)), stride=1)
-    return Layer(net=Layer(layers=Layer(**layers), training=False))
+def test_tensors_with_strides_that_share_a_storage(tmp_path, inception_weights):
+    weights, tensors = dict(inception_weights), {name: Tensor(value) for name, value in inception_weights.items()}
+    weights["Conv2d_2a_3x3.bn.bias"] = weights["Conv2d_1a_3x3.bn.bias"]  # both have 32 channels
+    tensors["Conv2d_2a_3x3.bn.bias"].storage = tensors["Conv2d_1a_3x3.bn.bias"].storage
+    turned = np.ascontiguousarray(weights[FIRST].transpose(3, 2, 1, 0))
+    tensors[FIRST] = Tensor(turned.transpose(3, 2, 1, 0), Tensor(turned).storage)
+    (tmp_path / "inception.pth").write_bytes(torch_zip(tensors))
+    check_read(tmp_path / "inception.pth", weights)
 
 
-@pytest.fixture
-def script_module(monkeypatch):
-    monkeypatch.setattr(Layer, "__module__", "__torch__")
-    monkeypatch.setitem(sys.modules, "__torch__", types.SimpleNamespace(Layer=Layer))
-
-
-def test_fids_own_network_in_torchscript(tmp_path, torch_writer, script_module, inception_weights):
-    torch_writer(tmp_path / "inception.pt", script_of(inception_weights), False)
+def test_the_package_in_torchscript(tmp_path, monkeypatch, inception_weights):
+    data = torch_script(inception_weights, read_shapes())
+    (tmp_path / "inception.pt").write_bytes(data)
+    with pytest.raises(ValueError, match="TorchScript, but not default_1"):
+        read_weights(str(tmp_path / "inception.pt"))
+    monkeypatch.setattr(inception_weights_module, "PACKAGE_SHA256", hashlib.sha256(data).hexdigest())
     read = read_weights(str(tmp_path / "inception.pt"))
     assert isinstance(read, OriginalWeights)
     for name, value in read.items():
         scale = name.endswith("bn.weight")
         np.testing.assert_array_equal(value, np.ones_like(value) if scale else inception_weights[name])
-
-
-def test_other_torchscript_is_refused(tmp_path, torch_writer, script_module, inception_weights):
-    missing, hostile, cycle = (script_of(inception_weights) for _ in range(3))
-    del missing.net.layers.Conv2d_1a_3x3_.mean
-    hostile.net.layers.stride = Hostile()
-    cycle.net.layers = Layer(net=cycle)
-    for module, what in ((missing, "not of"), (hostile, "system, which is refused"), (cycle, "not of")):
-        torch_writer(tmp_path / "inception.pt", module, False)
-        with pytest.raises(ValueError, match=what):
-            read_weights(str(tmp_path / "inception.pt"))
 
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch):
@@ -159,12 +78,11 @@ def test_jittors_own_file(tmp_path, inception_weights):
     check_read(tmp_path / "inception.pkl", inception_weights)
 
 
-@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+@pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_pickles_of_every_protocol(tmp_path, inception_weights, protocol):
-    """As other programs write a dictionary of numpy arrays; in protocol 4 also a variable of Jittor's."""
+    """As Python 3 writes a dictionary of numpy arrays; in protocol 4 also a variable of Jittor's."""
     arrays = dict(inception_weights)
-    if protocol == 4:
-        arrays[FIRST] = jt.array(arrays[FIRST])
+    arrays[FIRST] = jt.array(arrays[FIRST]) if protocol == 4 else np.asfortranarray(arrays[FIRST], ">f8")
     (tmp_path / "inception.pkl").write_bytes(pickle.dumps(arrays, protocol))
     check_read(tmp_path / "inception.pkl", inception_weights)
 
@@ -181,16 +99,15 @@ def bomb(path, member, size):
             file.write(bytes(1_000_000))
 
 
-def test_hostile_and_damaged_files(tmp_path, torch_writer, inception_weights):
+def test_hostile_and_damaged_files(tmp_path, inception_weights):
     np.savez(tmp_path / "whole.npz", **inception_weights)
     whole = (tmp_path / "whole.npz").read_bytes()
     tensors = {name: Tensor(value) for name, value in inception_weights.items()}
-    for name, legacy in (("run.pth", False), ("run_legacy.pth", True)):
-        torch_writer(tmp_path / name, {**tensors, FIRST: Hostile()}, legacy)
-    for name, legacy in (("short.pth", False), ("short_legacy.pth", True)):
-        torch_writer(tmp_path / name, tensors, legacy)
-        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-100_000])
+    (tmp_path / "run.pth").write_bytes(torch_zip({**tensors, FIRST: Hostile()}))
+    (tmp_path / "short.pth").write_bytes(torch_zip(tensors)[:-100_000])
+    (tmp_path / "legacy.pth").write_bytes(torch_legacy(tensors))
     (tmp_path / "run.pkl").write_bytes(pickle.dumps({FIRST: Hostile()}))
+    (tmp_path / "protocol0.pkl").write_bytes(pickle.dumps({FIRST: inception_weights[FIRST]}, 0))
     (tmp_path / "short.npz").write_bytes(whole[:-100_000])
     (tmp_path / "short.pkl").write_bytes(pickle.dumps(inception_weights)[:-100_000])
     for name in ("empty.npz", "empty.pth", "empty.pkl"):
@@ -208,28 +125,125 @@ def test_hostile_and_damaged_files(tmp_path, torch_writer, inception_weights):
     np.savez(tmp_path / "nan.npz", **{FIRST: np.full((32, 3, 3, 3), np.nan, np.float32)})
     np.savez(tmp_path / "more.npz", **inception_weights, surprise=np.zeros(1))
     np.savez(tmp_path / "objects.npz", **{FIRST: np.array([Hostile()])})
-    torch_writer(
-        tmp_path / "reach.pth",
-        {FIRST: Tensor(np.lib.stride_tricks.as_strided(np.zeros(4, "f4"), (2, 9), (0, 4)))},
-        False,
-    )
+    reach = Tensor(np.zeros((2, 9), "f4"), Tensor(np.zeros(17, "f4")).storage)
+    (tmp_path / "reach.pth").write_bytes(torch_zip({FIRST: reach}))
     cases = {
-        **dict.fromkeys(["run.pth", "run_legacy.pth", "run.pkl"], "system, which is refused"),
+        **dict.fromkeys(["run.pth", "run.pkl"], "system, which is refused"),
         **dict.fromkeys(["bomb.npz", "bomb.pth"], "2,000,000,000 bytes, far more than"),
+        "legacy.pth": "torch.save's older layout",
+        "protocol0.pkl": "a step that weights do not need",
         "shape.npz": f"{FIRST} has shape [32, 3, 3, 4], Inception-v3's is [32, 3, 3, 3]",
         "classes.npz": "fc.weight has shape [1008, 2048]",
         "integers.npz": "floating-point",
         "nan.npz": f"{FIRST} holds numbers that are not finite",
         "more.npz": "'surprise' is unexpected",
-        "objects.npz": "Object arrays cannot be loaded",
-        "memory.pkl": "more memory than weights need",
+        "objects.npz": "cannot create an OBJECT array",
         "large.pkl": "10,000,000,000 bytes, far more than",
+        "reach.pth": "reaches beyond its numbers",
     }
     files = sorted(path.name for path in tmp_path.iterdir() if path.name != "whole.npz")
     assert set(cases) < set(files)
     for name in files:
         what = cases.get(name, "is not a file of Inception-v3 weights")
-        seconds = refused(
-            tmp_path, ROOT / "fid.py", "mnist", "mnist", "--inception_weights", name, names=[f"{name} is not", what]
-        )
-        assert seconds < 10
+        command = [ROOT / "fid.py", "mnist", "mnist", "--inception_weights", name]
+        refused(tmp_path, *command, names=[f"{name} is not", what])
+
+
+LIMITED = """
+import resource, sys
+from support.inception_weights import read_weights
+resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    read_weights(sys.argv[1])
+except ValueError as error:
+    print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+def read_limited(path):
+    """Reads a hostile file in a process of its own; returns (the refusal, bytes of memory that it took)."""
+    process = subprocess.run(
+        [sys.executable, "-c", LIMITED, path], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert process.returncode == 0, (process.returncode, process.stderr[-500:])
+    error, grown = process.stdout.splitlines()
+    assert error.startswith(f"{path} is not a file of Inception-v3 weights")
+    return error, int(grown)
+
+
+def test_a_tensor_is_no_storage(tmp_path):
+    """A tensor of stride 0 claims a million numbers and has one: as another's storage it would lend them."""
+    wide = np.lib.stride_tricks.as_strided(np.zeros(1, "f4"), (10**6,), (0,))
+    inner = Tensor(wide, Tensor(np.zeros(1, "f4")).storage)
+    outer = Tensor(np.zeros((32, 3, 3, 3), "f4"), inner)
+    (tmp_path / "hostile.pth").write_bytes(torch_zip({FIRST: outer}))
+    error, _ = read_limited(tmp_path / "hostile.pth")
+    assert "a tensor does not hold" in error
+
+
+def test_a_member_is_read_once(tmp_path):
+    """20 MB of zeros, packed to 20 kB, that 500 tensors share."""
+    storage = Tensor(np.zeros(5_000_000, "f4")).storage
+    tensors = {name: Tensor(np.zeros(shape, "f4"), storage) for name, shape in read_shapes().items()}
+    (tmp_path / "hostile.pth").write_bytes(torch_zip({**tensors, "surprise": Tensor(np.zeros(1, "f4"))}, 8))
+    error, grown = read_limited(tmp_path / "hostile.pth")
+    assert "'surprise' is unexpected" in error
+    assert grown < 20_000_000 + 2 * 109_000_000  # what is unpacked, what is returned, and as much again
+
+
+def test_a_zip_that_names_a_member_often(tmp_path):
+    """Of each of the 200,000 entries zipfile would make an object."""
+    with zipfile.ZipFile(tmp_path / "many.npz", "w") as archive:
+        archive.writestr(f"{FIRST}.npy", bytes(100))
+        archive.filelist *= 200_000
+    error, grown = read_limited(tmp_path / "many.npz")
+    assert "members" in error and grown < 50_000_000
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_a_member_that_is_larger_than_it_promises(tmp_path, compression):
+    """It promises 10 bytes and holds 200 MB."""
+    with zipfile.ZipFile(tmp_path / "more.pth", "w", compression) as archive:
+        archive.writestr("inception/data.pkl", bytes(200_000_000))
+        archive.filelist[0].file_size = 10
+    _, grown = read_limited(tmp_path / "more.pth")
+    assert grown < 50_000_000
+
+
+@pytest.mark.parametrize("depth", [60, 150_000])
+def test_tuples_in_tuples_as_keys(tmp_path, depth):
+    """Each holds the one before twice: hashing the last takes 2^60 steps, or more stack than there is."""
+    nested = b"\x80\x04}K\x00" + b"2\x86" * depth if depth < 100 else b"\x80\x04}K\x00" + b"\x85" * depth
+    (tmp_path / "keys.pkl").write_bytes(nested + b"Ns.")
+    memoized = b"\x80\x04}K\x00" + b"".join(b"\x94h%c\x86" % i for i in range(min(depth, 200))) + b"Ns."
+    (tmp_path / "shared.pkl").write_bytes(memoized)
+    for name in ("keys.pkl", "shared.pkl"):
+        read_limited(tmp_path / name)
+
+
+def test_a_name_that_is_tuples_in_tuples(tmp_path):
+    """Where torch writes the type and the name of a storage."""
+    nested = b"K\x00" + b"".join(b"\x94h%c\x86" % i for i in range(60))
+    for kind, key in ((nested, b"\x8c\x010"), (b"ctorch\nFloatStorage\n", nested)):
+        pid = b"(\x8c\x07storage" + kind + key + b"\x8c\x03cpuK\x01tQ"
+        tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + pid + b"K\x00K\x01\x85K\x01\x85\x89}tR"
+        pickled = b"\x80\x02}X" + struct.pack("<I", len(FIRST)) + FIRST.encode() + tensor + b"s."
+        (tmp_path / "name.pth").write_bytes(zip_of({"data.pkl": pickled, "data/0": bytes(4)}))
+        read_limited(tmp_path / "name.pth")
+
+
+def test_a_long_pickle_is_refused_soon(tmp_path):
+    (tmp_path / "long.pkl").write_bytes(b"\x80\x04" + b"N" * 100_000_000 + b".")
+    error, grown = read_limited(tmp_path / "long.pkl")
+    assert "steps" in error and grown < 250_000_000
+
+
+def test_a_pipe_and_a_device_that_never_end(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["cat", "/dev/zero"], stdout=open(os.open(tmp_path / "pipe", os.O_RDWR), "wb")) as writer:
+        try:
+            read_limited(tmp_path / "pipe")
+        finally:
+            writer.kill()
