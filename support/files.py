@@ -15,6 +15,10 @@ def log_path(output_dir):
     return os.path.join(output_dir, "results", "log.json")
 
 
+def page_path(output_dir):
+    return os.path.join(output_dir, "results", "run.html")
+
+
 def grid_path(output_dir, batches_done):
     return os.path.join(output_dir, "images", f"{batches_done}.png")
 

@@ -18,11 +18,13 @@ import time
 import numpy as np
 from tqdm import tqdm
 
-from support import checkpoint
+from support import checkpoint, page
 from support.device import jt
-from support.files import clear_run, grid_path, log_path, make_folders, replace_file
+from support.files import clear_run, grid_path, log_path, make_folders, page_path, replace_file
+from support.log import read_log
 
 PROGRESS_INTERVAL = 50  # batches between two lines of progress (report: every 50 batches)
+PAGE_SHARE = 0.01  # of the time between two evaluations, for the run's page
 
 
 def describe_environment():
@@ -54,6 +56,7 @@ class Run:
         for network in networks.values():
             network.mpi_param_broadcast()  # several processes begin with the first one's
         self.epochs_done, self.environment = 0, describe_environment()
+        self.page_seconds, self.evaluated_at = 0, time.time()
         self.log = {"config": opt.config, "environment": self.environment, "changes": []}
         self.log.update({"epochs": [], "evaluations": []})
         if opt.checkpoint:
@@ -91,6 +94,7 @@ class Run:
             self.epochs_done = epoch
             if self.first_process:
                 self.save()
+                self.write_page()
         if self.first_process:
             print(f"Done: samples, log and checkpoint are in images/ and results/ under {self.opt.output_dir}.")
 
@@ -159,6 +163,20 @@ class Run:
         folder, data = self.opt.output_dir, self.opt.data_sha256
         checkpoint.save_checkpoint(folder, self.networks, self.optimizers, self.epochs_done, self.log, data)
         save_log(folder, self.log)
+
+    def write_page(self):
+        """Writes results/run.html after an evaluation, to be looked at while the run goes on (docs/results.md).
+
+        Not where that would take more than PAGE_SHARE of the time since the last one, but always in the end.
+        """
+        evaluated = self.log["evaluations"] and self.log["evaluations"][-1]["epoch"] == self.epochs_done
+        start, last = time.time(), self.epochs_done == self.opt.n_epochs
+        if evaluated and (last or self.page_seconds < PAGE_SHARE * (start - self.evaluated_at)):
+            log = log_path(self.opt.output_dir)
+            page.write_page(page_path(self.opt.output_dir), {self.opt.output_dir: (log, read_log(log))})
+            self.page_seconds = time.time() - start
+        if evaluated:
+            self.evaluated_at = time.time()
 
 
 def save_log(output_dir, log):
