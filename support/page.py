@@ -190,9 +190,8 @@ def describe_change(change):
 def describe(name, log):
     """Returns what the page shows of a log."""
     config, environment = log["config"], log["environment"]
-    facts = {
-        key: environment[key] for key in ("device", "processes", "threads", "jittor", "python") if key in environment
-    }
+    facts = {"seed": config.get("seed", "?")}
+    facts.update({key: environment[key] for key in ENVIRONMENT if key in environment})
     n_epochs = config.get("n_epochs")
     return {
         "name": name,
