@@ -41,8 +41,9 @@ def make_folders(output_dir):
 
 
 def run_files(output_dir):
-    """Returns the paths of the run in `output_dir`: checkpoint and log, there or not, and its sample grids."""
-    return [checkpoint_path(output_dir), log_path(output_dir), *find_grids(os.path.join(output_dir, "images")).values()]
+    """Returns the paths of the run in `output_dir`: checkpoint, log and page, there or not, and its sample grids."""
+    grids = find_grids(os.path.join(output_dir, "images")).values()
+    return [checkpoint_path(output_dir), log_path(output_dir), page_path(output_dir), *grids]
 
 
 def holds_run(output_dir):

@@ -114,7 +114,14 @@ class Run:
         losses = np.array(self.losses)
         d_loss, g_loss = self.over_processes(losses.mean(axis=0))
         d_last, g_last = self.over_processes(losses[-1])
-        row = {"epoch": self.epoch, "d_loss": d_loss, "g_loss": g_loss, "d_loss_last": d_last, "g_loss_last": g_last}
+        row = {
+            "epoch": self.epoch,
+            "batches": self.n_batches,
+            "d_loss": d_loss,
+            "g_loss": g_loss,
+            "d_loss_last": d_last,
+            "g_loss_last": g_last,
+        }
         self.log["epochs"].append({**row, "seconds": round(time.time() - start, 2)})
 
     @staticmethod
