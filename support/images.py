@@ -5,7 +5,7 @@ import warnings
 from PIL import Image, ImageOps
 
 ORIENTATION = 0x0112  # EXIF's tag for how the camera was held
-warnings.simplefilter("error", Image.DecompressionBombWarning)  # makes PIL's limit, 90 million pixels, one
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # from PIL's limit on it is an error below
 
 
 def open_image(path):
@@ -16,6 +16,8 @@ def open_image(path):
     """
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
+            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise ValueError(f"it has {image.width:,} x {image.height:,} pixels, which takes too much memory")
             image.load()
             animated = getattr(image, "is_animated", False) and image.format == "PNG"  # a JPEG's first is the picture
             if image.getexif().get(ORIENTATION, 1) != 1:

@@ -22,6 +22,7 @@ from benchmarks.frechet_distance_time import sqrtm_distance
 from support import digit_classifier
 from support.device import jt
 from support.inception_weights import ORIGINAL, PACKAGE
+from support.mnist import load_mnist
 
 # isort: split
 from jittor import nn
@@ -139,7 +140,7 @@ def test_fid_depends_on_the_sample_count_and_kid_does_not():
 
 def test_fid_moves_with_the_sample_count_and_kid_does_not_on_real_digits():
     """Features of real test digits, disjoint halves: FID at 50 images is many times FID at 1,000; KID stays at 0."""
-    images, _ = digit_classifier.mnist_images(train=False)
+    images, _ = load_mnist(train=False).arrays()
     features, _ = digit_classifier.read_digits(digit_classifier.load(), images)
     rng, fids, errors = np.random.default_rng(0), {}, {}
     for n in (50, 1000):
@@ -195,7 +196,7 @@ def test_frechet_distance_equals_sqrtm_on_inceptions_features(inception):
     sqrtm gets them in the 50 dimensions that they span: outside, both covariances are 0, and their 2,000 zero
     eigenvalues, each wrong by the root of the rounding error, would cost it the sixth digit.
     """
-    images, _ = digit_classifier.mnist_images(train=False)
+    images, _ = load_mnist(train=False).arrays()
     features = fid.inception_features(images[:50], inception).astype(np.float64)
     spanned = features @ np.linalg.qr(features.T)[0]
     expected = sqrtm_distance(spanned[:30], spanned[30:])
@@ -354,9 +355,7 @@ def test_certificates_are_verified(hub, hub_file, monkeypatch, tmp_path):
     """Those of a server that signed its own are refused, although Jittor turns verification off for the process."""
     answer, folder, server = hub
     certificate, key = tmp_path / "certificate", tmp_path / "key"
-    command = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
-    )
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=hub -addext subjectAltName=IP:127.0.0.1"
     subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
