@@ -114,15 +114,9 @@ class Run:
         losses = np.array(self.losses)
         d_loss, g_loss = self.over_processes(losses.mean(axis=0))
         d_last, g_last = self.over_processes(losses[-1])
-        row = {
-            "epoch": self.epoch,
-            "batches": self.n_batches,
-            "d_loss": d_loss,
-            "g_loss": g_loss,
-            "d_loss_last": d_last,
-            "g_loss_last": g_last,
-        }
-        self.log["epochs"].append({**row, "seconds": round(time.time() - start, 2)})
+        row = {"epoch": self.epoch, "batches": self.n_batches, "d_loss": d_loss, "g_loss": g_loss}
+        row.update(d_loss_last=d_last, g_loss_last=g_last, seconds=round(time.time() - start, 2))
+        self.log["epochs"].append(row)
 
     @staticmethod
     def over_processes(values):
