@@ -166,7 +166,7 @@ class Run:
         save_log(folder, self.log)
 
     def write_page(self):
-        """Writes results/run.html after an evaluation, to be looked at while the run goes on (docs/results.md).
+        """Writes results/run.html after an evaluation, to be looked at while the run goes on.
 
         Not where that would take more than PAGE_SHARE of the time since the last one, but always in the end.
         """

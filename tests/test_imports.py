@@ -13,8 +13,7 @@ from conftest import ENVIRONMENT, ROOT, run
 from support import device, jittor_source
 from support.device import jt as jittor
 
-MODULES = ["cgan", "fid", "plot_curves", "support.device", "support.checkpoint", "support.flags"]
-MODULES += ["support.inception_weights", "support.digit_classifier"]
+MODULES = ["cgan", "fid", "plot_curves", *(f"support.{path.stem}" for path in (ROOT / "support").glob("[a-z]*.py"))]
 
 
 @pytest.mark.parametrize("module", MODULES)
