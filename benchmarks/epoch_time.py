@@ -1,23 +1,32 @@
-"""Times a whole training epoch of cgan.py beside the same experiment written plainly, in Jittor and in PyTorch.
+"""Times a training epoch of cgan.py beside the same experiment in other frameworks.
 
-    python -m benchmarks.epoch_time                 3 rounds of about 2 minutes on 2 cores
-    python -m benchmarks.epoch_time --changes       the plain loop, and what each change adds to it
+    python -m benchmarks.epoch_time                 3 rounds of about 4 minutes on 2 cores
+    python -m benchmarks.epoch_time --changes       the report's loop in Jittor, and what each change adds to it
 
-Every round runs, one after the other, each in a process of its own:
+PyTorch and JAX are in requirements-bench.txt; a row is left out where its package is missing. Every round runs, one
+after the other, each in a process of its own:
 
-    plain       the report's loop as it is described: jittor.nn's Linear, Tanh and Adam, images transformed as they
-                are read, two discriminator passes
-    cgan        cgan.py itself
-    pytorch     the plain loop in PyTorch, where it is installed, its images transformed beforehand, as cgan.py's are
-    floor       what a step cannot do without: its matrix products alone, each in the fastest library at hand (oneDNN
-                in Jittor, numpy, PyTorch), and moving once what Adam reads and writes (7 arrays of all parameters)
+    plain               the report's loop as it is described, with jittor.nn, its images transformed as they are read
+    cgan                cgan.py itself
+    pytorch             the report's loop in PyTorch as people write it
+    pytorch tuned       fused Adam, the discriminator frozen in the generator's step, one discriminator pass
+    pytorch compiled    the same, with torch.compile
+    jax                 every step compiled as a whole
+    jax scan            an epoch in one compiled call; its losses are read when it has ended
+    floor               what a step cannot do without: its matrix products alone, each in the fastest library at hand
+                        (oneDNN in Jittor, numpy, PyTorch), and moving once what Adam reads and writes (7 arrays of
+                        all parameters)
 
-An epoch is timed after one that is not counted. Milliseconds a step: the epoch less an epoch of reading batches only.
-The machine's speed drifts, so only figures of one round are compared: ratios are medians over the rounds.
+PyTorch and JAX have their images in memory, transformed, as cgan.py does. An epoch is timed after one that is not
+counted, or after a part of one where nothing is compiled; cgan.py's includes log and checkpoint. Milliseconds a step:
+the epoch (cgan.py's without its checkpoint) less an epoch of reading batches only. The machine's speed drifts, so only
+figures of one round are compared: ratios are medians over the rounds.
 """
 
 import argparse
+import functools
 import importlib.util
+import itertools
 import json
 import os
 import statistics
@@ -31,84 +40,100 @@ from pathlib import Path
 import numpy as np
 
 SECONDS, STEP = "s an epoch", "ms a step"
+WARM_UP = 100  # batches
 
 
-def time_epochs(train_epoch, batches):
-    """Returns the figures of one kind. train_epoch(): trains an epoch; batches: what it reads, batch by batch."""
-    train_epoch()
+def time_epochs(train, batches, warm_up=WARM_UP):
+    """Returns the figures of one kind.
+
+    train(batches): a step for each; batches(): an epoch's; warm_up: how many are not counted before (None: an epoch).
+    """
+    train(itertools.islice(batches(), warm_up))
     start = time.perf_counter()
-    train_epoch()
-    seconds = time.perf_counter() - start
-    return figures(seconds, batches)
+    train(batches())
+    return figures(time.perf_counter() - start, batches())
 
 
-def figures(seconds, batches):
+def figures(seconds, batches, whole_epoch=None):
     start = time.perf_counter()
     n_batches = sum(1 for _ in batches)
     loading = time.perf_counter() - start
-    return {SECONDS: seconds, STEP: 1000 * (seconds - loading) / n_batches}
+    return {SECONDS: whole_epoch or seconds, STEP: 1000 * (seconds - loading) / n_batches}
 
 
 def plain(changes=0):
-    """The plain loop, with the first `changes` of CHANGES."""
+    """The report's loop, with the first `changes` of CHANGES."""
     import cgan
     from support.device import jt
-    from support.mnist import MNIST
+    from support.mnist import MNIST, load_mnist
 
-    images_once, fast_adam, fast_linear, one_pass = (i < changes for i in range(len(CHANGES)))
+    images_once, fast_adam, fast_layers = (i < changes for i in range(len(CHANGES)))
     nn = jt.nn
     Adam = cgan.Adam if fast_adam else nn.Adam
-    cgan.Tanh = nn.Tanh
-    if not fast_linear:
-        cgan.Linear = nn.Linear
+    if not fast_layers:
+        cgan.Sequential, cgan.Tanh = nn.Sequential, nn.Tanh
     generator, discriminator = cgan.Generator(), cgan.Discriminator()
     adversarial_loss = nn.MSELoss()
     optimizer_G = Adam(generator.parameters(), lr=0.0002, betas=(0.5, 0.999))
     optimizer_D = Adam(discriminator.parameters(), lr=0.0002, betas=(0.5, 0.999))
-    dataloader = cgan.load_mnist(cgan.parse_flags([]), train=True)
+    dataloader = load_mnist(True)
     if not images_once:
-        dataloader = MNIST(train=True, transform=dataloader.transform).set_attrs(batch_size=64, shuffle=True)
+        dataloader = MNIST(train=True, transform=dataloader.transform)
+    dataloader.set_attrs(batch_size=64, shuffle=True)
 
-    def train_epoch():
-        for real_images, labels in dataloader:
+    def train(batches):
+        for real_images, labels in batches:
             batch_size = real_images.shape[0]
             valid, fake = jt.ones((batch_size, 1)), jt.zeros((batch_size, 1))
             gen_labels = jt.randint(0, 10, (batch_size,))
             gen_images = generator(jt.randn(batch_size, 100), gen_labels)
             g_loss = adversarial_loss(discriminator(gen_images, gen_labels), valid)
             optimizer_G.step(g_loss)
-            if one_pass:
-                images = jt.concat([real_images, gen_images.detach()])
-                validity = discriminator(images, jt.concat([labels, gen_labels]))
-                d_loss = adversarial_loss(validity, jt.concat([valid, fake]))
-            else:
-                real_loss = adversarial_loss(discriminator(real_images, labels), valid)
-                fake_loss = adversarial_loss(discriminator(gen_images.detach(), gen_labels), fake)
-                d_loss = (real_loss + fake_loss) / 2
+            real_loss = adversarial_loss(discriminator(real_images, labels), valid)
+            fake_loss = adversarial_loss(discriminator(gen_images.detach(), gen_labels), fake)
+            d_loss = (real_loss + fake_loss) / 2
             optimizer_D.step(d_loss)
             g_loss.item(), d_loss.item()
 
-    return time_epochs(train_epoch, dataloader)
+    return time_epochs(train, lambda: dataloader)
 
 
 def cgan():
     import cgan
+    from support.mnist import load_mnist
 
+    saved, replace = [], os.replace
+
+    def watched(source, target):
+        replace(source, target)
+        if os.path.basename(target) == "log.json":
+            saved.append(time.perf_counter())
+
+    os.replace = watched
     with tempfile.TemporaryDirectory() as folder:
         never = ["--sample_interval", "1000000", "--fid_interval", "1000000"]
-        opt = cgan.parse_flags(["--n_epochs", "2", "--output_dir", folder, *never])
+        # An evaluation follows the last epoch; the one before it is timed
+        opt = cgan.parse_flags(["--n_epochs", "3", "--output_dir", folder, *never])
         sys.stdout = open(os.devnull, "w")
         cgan.train(opt)
         sys.stdout = sys.__stdout__
         epochs = json.loads((Path(folder) / "results" / "log.json").read_text())["epochs"]
-    return figures(epochs[-1]["seconds"], cgan.load_mnist(opt, train=True))
+    dataloader = load_mnist(True).set_attrs(batch_size=64, shuffle=True)
+    return figures(epochs[1]["seconds"], dataloader, saved[1] - saved[0])
 
 
-def pytorch():
+def read_mnist():
+    """Returns MNIST's training set as arrays: images (60000, 1, 32, 32) in [-1, 1], labels (60000,)."""
+    from support.mnist import load_mnist
+
+    images, labels = load_mnist(True).arrays()
+    return images, labels.astype(np.int64)
+
+
+def pytorch(tuned=False, compiled=False):
+    """The loop as people write it; tuned: fused Adam, discriminator frozen in the generator's step, one pass."""
     import torch
     from torch import nn
-
-    import cgan
 
     class Generator(nn.Module):
         def __init__(self):
@@ -134,61 +159,168 @@ def pytorch():
             return self.model(torch.cat([images.flatten(1), self.label_embedding(labels)], 1))
 
     torch.set_num_threads(os.cpu_count())
-    data = cgan.load_mnist(cgan.parse_flags([]), train=True)
-    images, labels = torch.from_numpy(data.images()), torch.from_numpy(data.mnist["labels"].astype(np.int64))
+    images, labels = map(torch.from_numpy, read_mnist())
     generator, discriminator, adversarial_loss = Generator(), Discriminator(), nn.MSELoss()
     discriminator.eval()  # as in Jittor, see cgan.Discriminator
-    optimizer_G = torch.optim.Adam(generator.parameters(), lr=0.0002, betas=(0.5, 0.999))
-    optimizer_D = torch.optim.Adam(discriminator.parameters(), lr=0.0002, betas=(0.5, 0.999))
+    settings = {"lr": 0.0002, "betas": (0.5, 0.999), "fused": tuned or None}
+    optimizer_G = torch.optim.Adam(generator.parameters(), **settings)
+    optimizer_D = torch.optim.Adam(discriminator.parameters(), **settings)
+    if compiled:
+        generator, discriminator = torch.compile(generator), torch.compile(discriminator)
 
     def batches():
         for picked in torch.randperm(len(images)).split(64):
             yield images[picked], labels[picked]
 
-    def train_epoch():
-        for real_images, real_labels in batches():
+    def train(batches):
+        for real_images, real_labels in batches:
             batch_size = len(real_images)
             valid, fake = torch.ones(batch_size, 1), torch.zeros(batch_size, 1)
             optimizer_G.zero_grad()
+            if tuned:
+                discriminator.requires_grad_(False)
             gen_labels = torch.randint(0, 10, (batch_size,))
             gen_images = generator(torch.randn(batch_size, 100), gen_labels)
             g_loss = adversarial_loss(discriminator(gen_images, gen_labels), valid)
             g_loss.backward()
             optimizer_G.step()
             optimizer_D.zero_grad()
-            real_loss = adversarial_loss(discriminator(real_images, real_labels), valid)
-            fake_loss = adversarial_loss(discriminator(gen_images.detach(), gen_labels), fake)
-            d_loss = (real_loss + fake_loss) / 2
+            if tuned:
+                discriminator.requires_grad_(True)
+                both = torch.cat([real_images, gen_images.detach()])
+                validity = discriminator(both, torch.cat([real_labels, gen_labels]))
+                d_loss = adversarial_loss(validity, torch.cat([valid, fake]))
+            else:
+                real_loss = adversarial_loss(discriminator(real_images, real_labels), valid)
+                fake_loss = adversarial_loss(discriminator(gen_images.detach(), gen_labels), fake)
+                d_loss = (real_loss + fake_loss) / 2
             d_loss.backward()
             optimizer_D.step()
             g_loss.item(), d_loss.item()
 
-    return time_epochs(train_epoch, batches())
+    return time_epochs(train, batches, None if compiled else WARM_UP)
 
 
-def best_ms(function, runs=50):
-    """Returns the milliseconds of the fastest of `runs` calls."""
+def jax(scan=False):
+    """The loop in JAX, each step compiled as a whole; scan: the epoch's full batches in one compiled call."""
+    import jax
+    from jax import numpy as jnp
+
+    def layer(key, n_in, n_out):
+        bound = n_in**-0.5
+        weight = jax.random.uniform(key, (n_in, n_out), minval=-bound, maxval=bound)
+        return {"weight": weight, "bias": jnp.zeros(n_out)}
+
+    def norm(n):
+        return {"scale": jnp.ones(n), "shift": jnp.zeros(n)}
+
+    def generate(network, statistics, noise, labels):
+        """Returns images, and the running statistics moved on."""
+        x, moved = jnp.concatenate([network["embedding"][labels], noise], 1), []
+        for i, linear in enumerate(network["linear"]):
+            x = x @ linear["weight"] + linear["bias"]
+            if 1 <= i <= 3:
+                mean, var = x.mean(0), x.var(0)
+                moved.append([0.9 * old + 0.1 * new for old, new in zip(statistics[i - 1], (mean, var))])
+                x = (x - mean) / jnp.sqrt(var + 0.8) * network["norm"][i - 1]["scale"] + network["norm"][i - 1]["shift"]
+            x = jax.nn.leaky_relu(x, 0.2) if i < 4 else jnp.tanh(x)
+        return x, moved
+
+    def judge(network, images, labels):
+        x = jnp.concatenate([images, network["embedding"][labels]], 1)
+        for linear in network["linear"][:-1]:
+            x = jax.nn.leaky_relu(x @ linear["weight"] + linear["bias"], 0.2)
+        return x @ network["linear"][-1]["weight"] + network["linear"][-1]["bias"]
+
+    def adam(network, gradients, moments, n_step):
+        m = jax.tree_util.tree_map(lambda m, g: 0.5 * m + 0.5 * g, moments[0], gradients)
+        v = jax.tree_util.tree_map(lambda v, g: 0.999 * v + 0.001 * g * g, moments[1], gradients)
+        size = 0.0002 * jnp.sqrt(1 - 0.999**n_step) / (1 - 0.5**n_step)
+        moved = jax.tree_util.tree_map(lambda p, m, v: p - size * m / (jnp.sqrt(v) + 1e-8), network, m, v)
+        return moved, (m, v)
+
+    def step(images, real_labels, state, batch):
+        generator, statistics, moments_g, discriminator, moments_d, n_step, key = state
+        real_batch, labels = images[batch], real_labels[batch]
+        key, key_noise, key_labels = jax.random.split(key, 3)
+        noise = jax.random.normal(key_noise, (len(batch), 100))
+        gen_labels = jax.random.randint(key_labels, (len(batch),), 0, 10)
+
+        def loss_g(generator):
+            gen_images, moved = generate(generator, statistics, noise, gen_labels)
+            return ((judge(discriminator, gen_images, gen_labels) - 1) ** 2).mean(), (gen_images, moved)
+
+        def loss_d(discriminator):
+            both = jnp.concatenate([real_batch, gen_images])
+            validity = judge(discriminator, both, jnp.concatenate([labels, gen_labels]))
+            return ((validity - jnp.repeat(jnp.float32([1, 0]), len(batch))[:, None]) ** 2).mean()
+
+        (g_loss, (gen_images, statistics)), gradients = jax.value_and_grad(loss_g, has_aux=True)(generator)
+        d_loss, gradients_d = jax.value_and_grad(loss_d)(discriminator)
+        generator, moments_g = adam(generator, gradients, moments_g, n_step)
+        discriminator, moments_d = adam(discriminator, gradients_d, moments_d, n_step)
+        return (generator, statistics, moments_g, discriminator, moments_d, n_step + 1, key), (g_loss, d_loss)
+
+    images, real_labels = read_mnist()
+    images, real_labels = jnp.asarray(images.reshape(len(images), -1)), jnp.asarray(real_labels)
+    keys = iter(jax.random.split(jax.random.PRNGKey(0), 20))
+    sizes_g, sizes_d = (110, 128, 256, 512, 1024, 1024), (1034, 512, 512, 512, 1)
+    networks = []
+    for sizes in (sizes_g, sizes_d):
+        linear = [layer(next(keys), *pair) for pair in zip(sizes, sizes[1:])]
+        networks.append({"embedding": jax.random.normal(next(keys), (10, 10)), "linear": linear})
+    networks[0]["norm"] = [norm(n) for n in sizes_g[2:5]]
+    statistics = [[jnp.zeros(n), jnp.ones(n)] for n in sizes_g[2:5]]
+    moments = [tuple(jax.tree_util.tree_map(jnp.zeros_like, network) for _ in range(2)) for network in networks]
+    state = (networks[0], statistics, moments[0], networks[1], moments[1], jnp.float32(1), next(keys))
+    one_step = jax.jit(step, donate_argnums=2)
+
+    @functools.partial(jax.jit, donate_argnums=2)
+    def all_steps(images, real_labels, state, batches):
+        return jax.lax.scan(functools.partial(step, images, real_labels), state, batches)
+
+    def batches():
+        order = np.random.permutation(len(images))
+        yield from (order[start : start + 64] for start in range(0, len(order), 64))
+
+    def train(batches):
+        nonlocal state
+        batches = list(batches)
+        if scan:
+            full = np.stack([batch for batch in batches if len(batch) == 64])
+            state, losses = all_steps(images, real_labels, state, full)
+            np.asarray(losses)
+            batches = batches[len(full) :]
+        for batch in batches:
+            state, losses = one_step(images, real_labels, state, batch)
+            [float(loss) for loss in losses]
+
+    return time_epochs(train, batches, warm_up=None)
+
+
+def median_ms(function, runs=50):
+    """Returns the median milliseconds of a call."""
     times = []
     for _ in range(runs):
         start = time.perf_counter()
         function()
         times.append(time.perf_counter() - start)
-    return 1000 * min(times)
+    return 1000 * statistics.median(times)
 
 
 def product_ms(rows, n_in, n_out):
-    """Returns the milliseconds of (rows, n_in) x (n_in, n_out) in the fastest library at hand."""
+    """Returns the milliseconds of (rows, n_in) x (n_in, n_out) in the library at hand that is fastest."""
     from support.device import jt
 
     a, b = np.ones((rows, n_in), np.float32), np.ones((n_in, n_out), np.float32)
     var_a, var_b = jt.array(a), jt.array(b)
     jt.sync_all()
-    times = [best_ms(lambda: jt.matmul(var_a, var_b).sync()), best_ms(lambda: a @ b)]
+    times = [median_ms(lambda: jt.matmul(var_a, var_b).sync()), median_ms(lambda: a @ b)]
     if importlib.util.find_spec("torch"):
         import torch
 
         tensor_a, tensor_b = torch.from_numpy(a), torch.from_numpy(b)
-        times.append(best_ms(lambda: tensor_a @ tensor_b))
+        times.append(median_ms(lambda: tensor_a @ tensor_b))
     return min(times)
 
 
@@ -207,16 +339,26 @@ def floor():
     # 7 arrays: parameters, both moments and gradients are read, the first three written. A copy moves two.
     halves = [(np.zeros(size, np.float32), np.ones(size, np.float32)) for size in [int(3.5 * n_parameters / 2)] * 2]
     with ThreadPoolExecutor(2) as pool:
-        adam = best_ms(lambda: list(pool.map(lambda pair: np.copyto(*pair), halves)))
+        adam = median_ms(lambda: list(pool.map(lambda pair: np.copyto(*pair), halves)))
     return {SECONDS: None, STEP: products + adam, "products": products, "adam": adam}
 
 
-KINDS = {"plain": plain, "cgan": cgan, "pytorch": pytorch, "floor": floor}
-CHANGES = ["images transformed once", "Adam in one operator", "no large factor transposed", "one discriminator pass"]
+KINDS = {
+    "plain": plain,
+    "cgan": cgan,
+    "pytorch": pytorch,
+    "pytorch tuned": functools.partial(pytorch, tuned=True),
+    "pytorch compiled": functools.partial(pytorch, tuned=True, compiled=True),
+    "jax": jax,
+    "jax scan": functools.partial(jax, scan=True),
+    "floor": floor,
+}
+PACKAGES = {"pytorch": "torch", "jax": "jax"}  # that a kind's first word asks for
+CHANGES = ["images transformed once", "Adam in one operator", "layers in one operator"]
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Times an epoch of cgan.py beside plain loops.")
+    parser = argparse.ArgumentParser(description="Times an epoch of cgan.py beside other frameworks.")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is run (default: 3)")
     parser.add_argument("--changes", action="store_true", help="what each change to the plain loop gains")
     parser.add_argument("--kind", help=argparse.SUPPRESS)
@@ -224,7 +366,13 @@ def main():
     if opt.kind:
         print(json.dumps(plain(int(opt.kind)) if opt.kind.isdigit() else KINDS[opt.kind]()))
         return
-    kinds = [kind for kind in KINDS if kind != "pytorch" or importlib.util.find_spec("torch")]
+    kinds = []
+    for kind in KINDS:
+        package = PACKAGES.get(kind.split()[0])
+        if package and not importlib.util.find_spec(package):
+            print(f"{kind} is left out: pip install -r requirements-bench.txt", file=sys.stderr)
+        else:
+            kinds.append(kind)
     if opt.changes:
         kinds = [str(i) for i in range(len(CHANGES) + 1)]
     rounds = []
