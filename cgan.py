@@ -115,7 +115,7 @@ class Generator(nn.Module):
         )
 
     def execute(self, noise, labels):
-        images = self.model(jt.concat([self.label_embedding(labels), noise], dim=1))
+        images = self.model(self.label_embedding(labels), noise)
         return images.reshape(-1, 1, self.img_size, self.img_size)
 
 
@@ -144,7 +144,7 @@ class Discriminator(nn.Module):
         )
 
     def execute(self, images, labels):
-        return self.model(jt.concat([images.reshape(images.shape[0], -1), self.label_embedding(labels)], dim=1))
+        return self.model(images.reshape(images.shape[0], -1), self.label_embedding(labels))
 
 
 # ---------------------------------------------------------------- training

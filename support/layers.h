@@ -96,9 +96,10 @@ static void product(const float* weight, long n_out, long n_in, const float* x, 
                      y + first * n_out + i * NR, NR, k > 0);
 }
 
-// Features from..to of weight' (n_in, n_out) d. Weights are copied in the order in which tiles read them.
-static void product_back(const float* weight, long n_out, long n_in, const float* d, float* x, long n, long from,
-                         long to) {
+// Features from..to of weight' d, where weight is (n_out, features) with rows n_in apart. Weights are copied in the order
+// in which tiles read them.
+static void product_back(const float* weight, long n_out, long n_in, const float* d, float* x, long features, long n,
+                         long from, long to) {
     float copy[DEPTH * COLUMNS];
     for (long k = from; k < to; k += COLUMNS) {
         long width = std::min(COLUMNS, to - k);
@@ -115,7 +116,7 @@ static void product_back(const float* weight, long n_out, long n_in, const float
             for (long first = 0; first < n; first += NR)
                 for (long t = 0; t < width; t += MR)
                     tile(width - t, depth, copy + t * depth, 1, MR, d + first * n_out + o * NR,
-                         x + first * n_in + (k + t) * NR, NR, o > 0);
+                         x + first * features + (k + t) * NR, NR, o > 0);
         }
     }
 }
@@ -152,14 +153,16 @@ static void product_weight(const Layer& l, long n) {
     });
 }
 
-// rows (n, features) -> panels
-static void to_panels(const float* rows, float* panels, long n, long features) {
-    share(features, NR, [&](long from, long to) {
+// rows (n, width) -> panels of `features`, from feature `offset` on
+static void to_panels(const float* rows, float* panels, long n, long width, long features, long offset) {
+    share(width, NR, [&](long from, long to) {
         for (long first = 0; first < n; first += NR)
             for (long k = from; k < to; k += NR)
                 for (long j = 0; j < NR; j++)
-                    for (long i = k; i < std::min(k + NR, to); i++)
-                        panels[first * features + i * NR + j] = first + j < n ? rows[(first + j) * features + i] : 0;
+                    for (long i = k; i < std::min(k + NR, to); i++) {
+                        float x = first + j < n ? rows[(first + j) * width + i] : 0;
+                        panels[first * features + (offset + i) * NR + j] = x;
+                    }
     });
 }
 
@@ -242,9 +245,8 @@ static void place(Layer (&layers)[L], long n, float* kept, float* deltas) {
 }
 
 template <size_t L>
-static void forward(Layer (&layers)[L], long n, const float* x, float* kept, float* y) {
+static void forward(Layer (&layers)[L], long n, float* kept, float* y) {  // the inputs are in kept
     place(layers, n, kept, nullptr);
-    to_panels(x, kept, n, layers[0].n_in);
     for (Layer& l : layers)
         share(l.n_out, MR, [&](long from, long to) {
             for (long i = from; i < to; i += ROWS) {
@@ -258,11 +260,11 @@ static void forward(Layer (&layers)[L], long n, const float* x, float* kept, flo
 template <size_t L>
 static void backward(Layer (&layers)[L], long n, const float* dy, float* kept, float* deltas) {
     place(layers, n, kept, deltas);
-    to_panels(dy, layers[L - 1].delta, n, layers[L - 1].n_out);
+    to_panels(dy, layers[L - 1].delta, n, layers[L - 1].n_out, layers[L - 1].n_out, 0);
     for (long i = L - 1; i >= 0; i--)
         share(layers[i].n_out, MR, [&](long from, long to) {
             Layer* l = layers + i;
-            if (i < long(L) - 1) product_back(l[1].weight, l[1].n_out, l[1].n_in, l[1].delta, l->delta, n, from, to);
+            if (i < long(L) - 1) product_back(l[1].weight, l[1].n_out, l[1].n_in, l[1].delta, l->delta, l->n_out, n, from, to);
             for (long r = from; r < to; r++) activate_back(*l, n, r);
         });
 }
@@ -273,12 +275,13 @@ static void backward_weights(Layer (&layers)[L], long n, float* kept, float* del
     for (Layer& l : layers) product_weight(l, n);
 }
 
-static void backward_input(const Layer& l, long n, const float* delta, float* dx) {
-    std::unique_ptr<float[]> panels(new float[(n + NR - 1) / NR * NR * l.n_in]);
-    share(l.n_in, MR, [&](long from, long to) {
-        product_back(l.weight, l.n_out, l.n_in, delta, panels.get(), n, from, to);
+// The gradient of `width` features of the input, from `offset` on.
+static void backward_input(const Layer& l, long n, const float* delta, float* dx, long width, long offset) {
+    std::unique_ptr<float[]> panels(new float[(n + NR - 1) / NR * NR * width]);
+    share(width, MR, [&](long from, long to) {
+        product_back(l.weight + offset, l.n_out, l.n_in, delta, panels.get(), width, n, from, to);
     });
-    to_rows(panels.get(), dx, n, l.n_in);
+    to_rows(panels.get(), dx, n, width);
 }
 
 }  // namespace stack

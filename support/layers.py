@@ -41,12 +41,13 @@ FIELDS += ["running_mean", "running_var", "d_weight", "d_bias", "d_scale", "d_sh
 
 
 class Stack:
-    """Linear layers with what follows each as operators, (N, n_in) -> (N, n_out).
+    """Linear layers with what follows each as operators: inputs (N, any), side by side -> (N, n_out).
 
-    groups: [(Linear, BatchNorm in training mode or None, LeakyReLU, Tanh or None)].
+    groups: [(Linear, BatchNorm in training mode or None, LeakyReLU, Tanh or None)]; widths: the inputs'.
     """
 
-    def __init__(self, groups):
+    def __init__(self, groups, widths):
+        self.widths = widths
         self.groups, self.numbers, names = groups, [], []
         for i, (linear, norm, activation) in enumerate(groups):
             n_out, n_in = linear.weight.shape
@@ -63,17 +64,25 @@ class Stack:
         weights = [name for name in names if name.startswith("weight")]
         running = [f"running_{part}{i}" for i, group in enumerate(groups) if group[1] for part in ("mean", "var")]
         d_vectors = [f"d_{name}" for name in names if name not in weights]
-        self.forward = self.source("forward(layers, n, x, kept, y)", ["x", *names], ["y", "kept", *running])
+        offsets = [sum(widths[:i]) for i in range(len(widths))]
+        n_in = self.numbers[0]["n_in"]
+        inputs = [f"x{i}" for i in range(len(widths))]
+        panels = [f"to_panels({x}, kept, n, {w}, {n_in}, {at})" for x, w, at in zip(inputs, widths, offsets)]
+        calls = [*panels, "forward(layers, n, kept, y)"]
+        self.forward = self.source(calls, [*inputs, *names], ["y", "kept", *running])
         self.backward = self.source(
-            "backward(layers, n, dy, kept, deltas)", ["dy", "kept", *names], ["deltas", *d_vectors]
+            ["backward(layers, n, dy, kept, deltas)"], ["dy", "kept", *names], ["deltas", *d_vectors]
         )
         self.backward_weights = self.source(
-            "backward_weights(layers, n, kept, deltas)", ["kept", "deltas"], [f"d_{name}" for name in weights]
+            ["backward_weights(layers, n, kept, deltas)"], ["kept", "deltas"], [f"d_{name}" for name in weights]
         )
-        self.backward_input = self.source("backward_input(layers[0], n, deltas, dx)", ["deltas", "weight0"], ["dx"])
+        self.backward_inputs = [
+            self.source([f"backward_input(layers[0], n, deltas, dx, {w}, {at})"], ["deltas", "weight0"], ["dx"])
+            for w, at in zip(widths, offsets)
+        ]
 
-    def source(self, call, inputs, outputs):
-        """Returns C++ that makes `call`, with inputs and outputs by these names."""
+    def source(self, calls, inputs, outputs):
+        """Returns C++ that makes these calls, with inputs and outputs by these names."""
         places = [(name, f"in{i}_p") for i, name in enumerate(inputs)]
         places += [(name, f"out{i}_p") for i, name in enumerate(outputs)]
         layers = []
@@ -81,7 +90,8 @@ class Stack:
             fields = {**numbers, **{field: f"{field}{i}" for field in FIELDS if f"{field}{i}" in dict(places)}}
             layers.append("{" + ", ".join(f".{field} = {fields[field]}" for field in FIELDS if field in fields) + "}")
         pointers = " ".join(f"float* {name} = {place};" for name, place in places)
-        return f'long n = data["n"]; {pointers}\nstack::Layer layers[] = {{{", ".join(layers)}}};\nstack::{call};'
+        calls = " ".join(f"stack::{call};" for call in calls)
+        return f'long n = data["n"]; {pointers}\nstack::Layer layers[] = {{{", ".join(layers)}}};\n{calls}'
 
     def parameters(self):
         return [
@@ -92,8 +102,8 @@ class Stack:
             for var in (layer.weight, layer.bias)
         ]
 
-    def __call__(self, x):
-        return StackFunction(self)(x, *self.parameters())
+    def __call__(self, *inputs):
+        return StackFunction(self)(*inputs, *self.parameters())
 
 
 def operator(source, n, inputs, shapes, changed=()):
@@ -104,22 +114,23 @@ def operator(source, n, inputs, shapes, changed=()):
 
 
 class StackFunction(jt.Function):
-    """(x (N, n_in), *parameters) -> y (N, n_out)."""
+    """(*inputs (N, any), *parameters) -> y (N, n_out)."""
 
     def __init__(self, stack):
         super().__init__()
         self.stack = stack
 
-    def execute(self, x, *parameters):
-        stack, n = self.stack, x.shape[0]
-        self.n, self.x_shape, self.has_dx, self.parameters = n, x.shape, not x.is_stop_grad(), parameters
+    def execute(self, *variables):
+        stack, n = self.stack, variables[0].shape[0]
+        inputs, self.parameters = variables[: len(stack.widths)], variables[len(stack.widths) :]
+        self.n, self.constant = n, [x.is_stop_grad() for x in inputs]
         items = -(-n // PANEL) * PANEL
         self.deltas = items * sum(group["n_out"] for group in stack.numbers)
         kept = items * stack.numbers[0]["n_in"] + self.deltas
         kept += sum((items + 1) * group["n_out"] for group in stack.numbers if "norm" in group)
         running = [var for norm in stack.norms for var in (norm.running_mean, norm.running_var)]
         shapes = [(n, stack.numbers[-1]["n_out"]), (kept,)]
-        y, self.kept = operator(stack.forward, n, [x, *parameters], shapes, running)
+        y, self.kept = operator(stack.forward, n, list(variables), shapes, running)
         return y
 
     def grad(self, dy):
@@ -129,11 +140,12 @@ class StackFunction(jt.Function):
         # Operators of their own: Jittor runs them only where somebody asks for these gradients
         weights = [shape for shape, is_weight in zip(stack.shapes, stack.is_weight) if is_weight]
         d_weights = operator(stack.backward_weights, n, [kept, deltas], weights)
-        dx = None
-        if self.has_dx:
-            (dx,) = operator(stack.backward_input, n, [deltas, self.parameters[0]], [self.x_shape])
+        d_inputs = [
+            None if constant else operator(source, n, [deltas, self.parameters[0]], [(n, width)])[0]
+            for source, width, constant in zip(stack.backward_inputs, stack.widths, self.constant)
+        ]
         d_weights, d_vectors = iter(d_weights), iter(d_vectors)
-        return [dx, *(next(d_weights if is_weight else d_vectors) for is_weight in stack.is_weight)]
+        return [*d_inputs, *(next(d_weights if is_weight else d_vectors) for is_weight in stack.is_weight)]
 
 
 def leaky_slope(layer):
@@ -141,49 +153,45 @@ def leaky_slope(layer):
 
 
 class Sequential(nn.Sequential):
-    """jittor.nn.Sequential, with the linear layers that it knows as one operator where it can."""
+    """jittor.nn.Sequential of several inputs (N, any) side by side; its linear layers are Stacks where they can be."""
 
-    def execute(self, x):
-        if jt.flags.use_cuda or x.ndim != 2 or x.dtype != "float32":
-            return super().execute(x)
-        for part in self.parts():
+    def execute(self, *inputs):
+        if jt.flags.use_cuda or any(x.ndim != 2 or x.dtype != "float32" for x in inputs):
+            return super().execute(side_by_side(inputs))
+        first, *others = self.parts([x.shape[1] for x in inputs])
+        x = first(*inputs) if isinstance(first, Stack) else first(side_by_side(inputs))
+        for part in others:
             x = part(x)
         return x
 
-    def parts(self):
-        """Returns the layers, with every group of them that a Stack computes replaced by it."""
+    def parts(self, widths):
+        """Returns the layers, with all of them that a Stack computes replaced by it."""
         layers = [layer for layer in self if not (isinstance(layer, nn.Dropout) and not (layer.is_train and layer.p))]
-        key = [(id(layer), getattr(layer, "is_train", None)) for layer in layers]
+        # What the parts depend on: a layer may be replaced, or switched to evaluation
+        key = [widths, [(layer, getattr(layer, "is_train", None)) for layer in layers]]
         if self.__dict__.get("known") != key:
-            self.known, self.found = key, find_stacks(layers)
+            self.known, self.found = key, find_stacks(layers, widths)
         return self.found
 
 
-def find_stacks(layers):
-    parts, groups, i = [], [], 0
+def side_by_side(inputs):
+    return jt.concat(list(inputs), dim=1) if len(inputs) > 1 else inputs[0]
 
-    def close():
-        if groups:
-            parts.append(Stack(list(groups)))
-            groups.clear()
 
-    while i < len(layers):
-        linear = layers[i]
-        if type(linear) is not nn.Linear or linear.bias is None:
-            close()
-            parts.append(linear)
-            i += 1
+def find_stacks(layers, widths):
+    """Returns the layers in their order, every sequence of them that a Stack computes replaced by it."""
+    parts, groups, layers = [], [], [*layers, None]
+    while layers:
+        layer = layers.pop(0)
+        if type(layer) is nn.Linear and layer.bias is not None:
+            norm = layers.pop(0) if is_norm(layers[0]) else None
+            groups.append((layer, norm, layers.pop(0) if is_activation(layers[0]) else None))
             continue
-        i += 1
-        norm = activation = None
-        if i < len(layers) and is_norm(layers[i]):
-            norm = layers[i]
-            i += 1
-        if i < len(layers) and is_activation(layers[i]):
-            activation = layers[i]
-            i += 1
-        groups.append((linear, norm, activation))
-    close()
+        if groups:
+            parts.append(Stack(groups, [groups[0][0].weight.shape[1]] if parts else widths))
+            groups = []
+        if layer is not None:
+            parts.append(layer)
     return parts
 
 
