@@ -72,7 +72,7 @@ import numpy as np
 
 from support import digit_classifier, drawing
 from support.adam import Adam
-from support.checkpoint import Mismatch, describe_saved, load_weights
+from support.checkpoint import Mismatch, describe_saved, load_weights, read_generator
 from support.device import jt
 from support.evaluation import Evaluation
 from support.files import digits_path, make_folders
@@ -94,7 +94,7 @@ class Generator(nn.Module):
 
     def __init__(self, latent_dim=100, n_classes=10, img_size=32):
         super().__init__()
-        self.img_size = img_size
+        self.latent_dim, self.img_size = latent_dim, img_size
         self.label_embedding = nn.Embedding(n_classes, n_classes)
 
         def block(n_in, n_out, normalize=True):
@@ -231,28 +231,28 @@ def save_samples(path, generator, opt):
     drawing.save_picture(path, grid[0].numpy())
 
 
-def load_generator(path, sizes, arrays):
-    """Returns a trained generator, from what support.checkpoint.read_generator returned for `path`.
+def load_generator(path):
+    """Returns the trained generator in a checkpoint, or in a file that holds it alone.
 
-    Raises Mismatch where it does not fit the class above.
+    Raises ValueError where there is none, Mismatch where it does not fit the class above.
     """
+    sizes, weights = read_generator(path)
     generator = Generator(**sizes)
-    load_weights(generator, arrays, path)
+    load_weights(generator, weights, path)
     return generator
 
 
 def draw_digits(opt):
     """Draws the text of --digits with a trained generator, as images/digits.png under opt.output_dir."""
-    path, sizes, arrays = opt.generator
-    generator = load_generator(path, sizes, arrays)
+    generator = load_generator(opt.generator)
     labels = np.array([int(character) for character in opt.digits if character.isdigit()])
-    noise = np.random.default_rng(opt.seed).standard_normal((len(labels), sizes["latent_dim"]))
+    noise = np.random.default_rng(opt.seed).standard_normal((len(labels), generator.latent_dim))
     images = generate(generator, noise, labels)
     _, read = digit_classifier.read_digits(digit_classifier.load(), images)
     make_folders(opt.output_dir)
     target = digits_path(opt.output_dir)
     drawing.save_picture(target, drawing.lay_out(opt.digits, images))
-    print(f"{target}: drawn by the generator in {path}, read as {''.join(map(str, read))} by a classifier")
+    print(f"{target}: drawn by the generator in {opt.generator}, read as {''.join(map(str, read))} by a classifier")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import numpy as np
 import fid
 from cgan import generate, load_generator
 from support import digit_classifier
-from support.checkpoint import read_generator
 from support.flags import REFERENCE_GENERATOR, Parser, weights_file
 from support.mnist import load_mnist
 
@@ -42,12 +41,11 @@ def main():
     else:
         counts, classifier = (100, 1000, 10000), digit_classifier.load()
 
-    sizes, arrays = read_generator(REFERENCE_GENERATOR)
-    generator = load_generator(REFERENCE_GENERATOR, sizes, arrays)
+    generator = load_generator(REFERENCE_GENERATOR)
     rng = np.random.default_rng(0)
     labels = np.arange(counts[-1]) % 10
     test, training = (load_mnist(train).arrays()[0][: counts[-1]] for train in (False, True))
-    generated = generate(generator, rng.standard_normal((len(labels), sizes["latent_dim"])), labels)
+    generated = generate(generator, rng.standard_normal((len(labels), generator.latent_dim)), labels)
     test, training, generated = (
         fid.inception_features(images, model)
         if opt.inception_weights

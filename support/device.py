@@ -6,6 +6,9 @@ environment variables that Jittor reads at its import:
 
     nvcc_path           the empty string keeps Jittor on the CPU
     python_config_path  where the interpreter's python3.X-config is
+    cache_name          a cache of this project's own: a plain Jittor program has other settings, and in a common one
+                        each would compile Jittor anew after the other
+    use_mpi             0 outside mpirun: Jittor's MPI support is neither compiled nor loaded
     log_silent          keeps Jittor's own log lines off the terminal
     use_parallel_op_compiler    0: kernels are compiled one after the other. Jittor's threads for it crash now and
                         then with "Segfault happen, main thread exit" (seen once in about 150 starts; JGAN issue 9)
@@ -22,13 +25,11 @@ import sys
 import sysconfig
 import threading
 
+from support.jittor_source import MendingFinder, share_headers
+
 PREREQUISITES = "sudo apt install g++ python3-dev"
-# What a GPU must do before a run is trusted to it: the kinds of kernel that training and FID need.
-PROBE = (
-    "import jittor as jt; jt.flags.use_cuda = jt.has_cuda; "
-    "jt.nn.Conv(3, 8, 3)(jt.randn(2, 3, 8, 8)).sync(); jt.matmul(jt.randn(4, 4), jt.randn(4, 4)).sync(); "
-    "raise SystemExit(not jt.has_cuda)"
-)
+PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+STARTED_ANEW = "CGAN_STARTED_ANEW"  # in the environment of a program that was started a second time
 
 
 def count_gpus():
@@ -47,7 +48,19 @@ def cuda_works():
     """Tries CUDA in a process of its own: an import that fails half way cannot be undone in this one."""
     # The probe is no part of an MPI job, even where this process is.
     env = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "PMI_"))}
-    return subprocess.run([sys.executable, "-c", PROBE], env=env, capture_output=True).returncode == 0
+    probe = [sys.executable, "-m", "support.device"]
+    return subprocess.run(probe, cwd=PROJECT, env={**env, "use_mpi": "0"}, capture_output=True).returncode == 0
+
+
+def probe():
+    """Ends the program with status 0 where a GPU computes what training and FID need, one of each kind of kernel."""
+    import jittor
+
+    if jittor.has_cuda:
+        jittor.flags.use_cuda = 1
+        jittor.nn.Conv(3, 8, 3)(jittor.randn(2, 3, 8, 8)).sync()
+        jittor.matmul(jittor.randn(4, 4), jittor.randn(4, 4)).sync()
+    sys.exit(not jittor.has_cuda)
 
 
 def check_compiler():
@@ -68,6 +81,35 @@ def check_compiler():
         )
     if configs:
         os.environ.setdefault("python_config_path", configs[0])
+
+
+def check_home():
+    """Lets JITTOR_HOME stand in for a HOME that cannot be written, where Jittor makes a folder in any case."""
+    folder = os.path.join(os.path.expanduser("~"), ".cache", "jittor")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable and "JITTOR_HOME" in os.environ:
+        os.environ["HOME"] = os.environ["JITTOR_HOME"]  # for good: Jittor's child processes look there too
+
+
+def start_anew():
+    """Starts the program a second time where it is one of this project's scripts, else ends it with one sentence.
+
+    A test runner, a notebook or somebody's own program may hold what a second start would lose.
+    """
+    script = os.path.abspath(getattr(sys.modules["__main__"], "__file__", None) or os.curdir)
+    folders = [PROJECT, os.path.join(PROJECT, "support"), os.path.join(PROJECT, "benchmarks")]
+    if os.path.dirname(script) in folders and STARTED_ANEW not in os.environ:
+        command = getattr(sys, "orig_argv", None)
+        if not command:  # before Python 3.10
+            with open("/proc/self/cmdline", "rb") as file:
+                command = file.read().split(b"\0")[:-1]
+        os.environ[STARTED_ANEW] = "1"
+        os.execv(sys.executable, [sys.executable, *command[1:]])
+    sys.exit("Jittor's settings on this machine have changed and it was compiled anew: run the same command again.")
 
 
 @contextlib.contextmanager
@@ -110,12 +152,21 @@ def import_jittor():
     if "jittor" in sys.modules:
         return sys.modules["jittor"]
     check_compiler()
+    check_home()
+    os.environ.setdefault("cache_name", "cgan")
+    os.environ["use_mpi"] = "1" if "OMPI_COMM_WORLD_SIZE" in os.environ else "0"
     os.environ.setdefault("log_silent", "1")
     os.environ.setdefault("use_parallel_op_compiler", "0")
     if not count_gpus():
         os.environ["nvcc_path"] = ""
-    import jittor_utils
-
+    try:
+        import jittor_utils
+        import jittor_utils.lock
+    except OSError as error:
+        sys.exit(
+            f"{error.filename}: {error.strerror}. Jittor keeps its compiled code there: set JITTOR_HOME to a folder "
+            "that can be written."
+        )
     if not glob.glob(os.path.join(glob.escape(jittor_utils.cache_path), "**", "jittor_core*.so"), recursive=True):
         print(
             "First run here: Jittor compiles itself and its kernels, once, for about 3 minutes on 2 cores; "
@@ -126,15 +177,23 @@ def import_jittor():
     if os.environ.get("nvcc_path") != "" and not cuda_works():
         print("CUDA does not work with Jittor on this machine: running on the CPU.", file=sys.stderr, flush=True)
         os.environ["nvcc_path"] = ""
+    if os.environ.get("nvcc_path") == "" and jittor_utils.cc_type == "g++":
+        share_headers(jittor_utils)
     try:
         # Jittor prints which helper archives it unpacks and how oneDNN's example runs
         with own_signals(), quiet():
             import jittor
     except SystemExit:  # it compiled a part of itself anew that it had already loaded
-        sys.exit("Jittor's settings on this machine have changed and it was compiled anew: run the same command again.")
+        start_anew()
+    os.environ.pop(STARTED_ANEW, None)
     if jittor.has_cuda:
         jittor.flags.use_cuda = 1
     return jittor
 
 
-jt = import_jittor()
+if sys.version_info >= (3, 13):
+    sys.meta_path.insert(0, MendingFinder)
+if __name__ == "__main__":
+    probe()
+else:
+    jt = import_jittor()

@@ -15,12 +15,13 @@ def save_picture(path, values):
 
 
 def stretch(images):
-    """Returns images stretched to [-1, 1] from their darkest to their lightest value, as the script family does.
+    """Returns images stretched to [-1, 1], darkest value black, lightest white, as the script family does.
 
-    It shows the noise that an untrained generator draws, whose values lie close together.
+    It shows the noise that an untrained generator draws, whose values lie close together. The outermost half percent
+    of the values at either end is left out, or a few of them would decide.
     """
-    low, high = images.min(), images.max()
-    return (images - low) / max(high - low, 1e-12) * 2 - 1
+    low, high = np.percentile(images, [0.5, 99.5])
+    return ((images - low) / max(high - low, 1e-6) * 2 - 1).clip(-1, 1)
 
 
 def lay_out(text, images):

@@ -38,13 +38,14 @@ def draw_digits(draw, rng, latent_dim, n_classes):
 
 def judge(discriminator, images, labels, batch_size=500):
     """Returns whether the discriminator takes each image for a real one, (N,): is it nearer to 1 than to 0?"""
-    training = discriminator.is_training()
+    modes = [(layer, layer.is_train) for layer in discriminator.modules() if hasattr(layer, "is_train")]
     discriminator.eval()
     with jt.no_grad():
         parts = [slice(start, start + batch_size) for start in range(0, len(images), batch_size)]
         judged = [discriminator(jt.array(images[p]), jt.array(labels[p].astype(np.int32))).numpy() for p in parts]
-    if training:
-        discriminator.train()
+    discriminator.train()  # its parameters get gradients again, and all its dropout is switched on
+    for layer, is_train in modes:
+        layer.is_train = is_train
     return np.concatenate(judged)[:, 0] > 0.5
 
 

@@ -67,7 +67,7 @@ def replace_file(path, write):
     path: where the file goes; write: a function that takes the open binary file and fills it.
     Raises OSError where that fails; what was there before stays whole.
     """
-    beside = path + BESIDE
+    beside = f"{path}{BESIDE}"
     try:
         with open(beside, "wb") as file:
             write(file)

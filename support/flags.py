@@ -162,18 +162,18 @@ def resume(parser, opt, argv):
 
 
 def find_generator(parser, opt):
-    """Returns (path, *read_generator(path)) of what draws: --resume's, else the run's, else the project's."""
+    """Returns the path of the generator to draw with: --resume's, else the run's, else the project's."""
     own = checkpoint_path(opt.output_dir)
     path = opt.resume or (own if os.path.exists(own) else REFERENCE_GENERATOR)
     try:
-        sizes, arrays = read_generator(path)
+        sizes, _ = read_generator(path)
     except ValueError as error:
         parser.error(f"argument --digits: {error}")
     unknown = sorted({digit for digit in opt.digits if digit.isdigit() and int(digit) >= sizes["n_classes"]})
     if unknown:
         learned = f"the generator in {path} learned the labels up to {sizes['n_classes'] - 1}"
         parser.error(f"argument --digits: {learned}, not {', '.join(unknown)}")
-    return path, sizes, arrays
+    return path
 
 
 def check_training_flags(parser, opt):

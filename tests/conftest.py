@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = dict(os.environ)  # the user's, before an import of Jittor in this process adds to it
@@ -24,6 +26,53 @@ def run(*args, cwd=ROOT, timeout=600, **env):
         text=True,
         timeout=timeout,
     )
+
+
+def command_of(function, *args):
+    """Returns the command line that calls a function of a test module in a process of its own, with words as `args`."""
+    folders = [str(ROOT), str(ROOT / "tests")]
+    call = f"import sys; sys.path[:0] = {folders!r}; import {function.__module__} as module; "
+    return [sys.executable, "-c", f"{call}module.{function.__name__}(*sys.argv[1:])", *map(str, args)]
+
+
+def refused(tmp_path, *args, names):
+    """Runs a script as on a fresh machine and asserts that it refuses, in one line with all of `names`."""
+    home = tmp_path / "empty home"
+    home.mkdir(exist_ok=True)
+    before = sorted(tmp_path.rglob("*"))
+    start = time.monotonic()
+    process = run(*args, cwd=tmp_path, JITTOR_HOME=str(home), HOME=str(home))
+    seconds = time.monotonic() - start
+    assert process.returncode == 2, process.stderr
+    assert process.stderr.count("\n") == 1 and not process.stdout
+    for name in names:
+        assert name in process.stderr
+    assert sorted(tmp_path.rglob("*")) == before  # neither output nor Jittor's cache
+    return seconds
+
+
+class Hostile:
+    """Runs a command where it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, ("touch hostile",)
+
+
+def read_log(folder):
+    return json.loads((folder / "results" / "log.json").read_text())
+
+
+def read_npz(path):
+    """Returns {name: array} of a checkpoint or generator."""
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+def tiles(path):
+    """Returns the digits of a sample grid, (rows, columns, S, S) in gray levels; S = 32."""
+    with Image.open(path) as grid:
+        pixels = np.asarray(grid).astype(float)
+    return pixels[2:, 2:].reshape(10, 34, -1, 34).transpose(0, 2, 1, 3)[:, :, :32, :32]
 
 
 def draw_inception_weights(seed):

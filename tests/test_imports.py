@@ -1,12 +1,17 @@
 """Importing a module does nothing but import; Jittor comes on a device that works."""
 
 import os
+import shutil
+import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT, run
+from conftest import ENVIRONMENT, ROOT, run
 
-from support import device
+from support import device, jittor_source
+from support.device import jt as jittor
 
 MODULES = ["cgan", "fid", "plot_curves", "support.device", "support.checkpoint", "support.flags"]
 MODULES += ["support.inception_weights", "support.digit_classifier"]
@@ -72,33 +77,122 @@ def test_missing_headers_are_one_sentence(monkeypatch, tmp_path):
         device.check_compiler()
 
 
+# For a process that must not compile: `import jittor` calls the function jittor() instead.
+STOP = (
+    "import builtins, os, sys\n"
+    "real = builtins.__import__\n"
+    "def stop(name, *args, **kw):\n"
+    "    if name == 'jittor': jittor()\n"
+    "    return real(name, *args, **kw)\n"
+    "builtins.__import__ = stop\n"
+)
+
+
+def import_until_jittor(report="''", **env):
+    """Imports support.device up to `import jittor`; returns the process, `report` (a Python expression) in stderr."""
+    code = f"{STOP}def jittor(): os.write(2, str({report}).encode()); os._exit(0)\nimport support.device"
+    return run("-c", code, **env)
+
+
+def test_first_run_says_that_kernels_are_compiled(tmp_path):
+    process = import_until_jittor(JITTOR_HOME=str(tmp_path), HOME=str(tmp_path))
+    assert process.returncode == 0 and process.stdout == ""
+    assert process.stderr.count("\n") == 1 and "minutes on 2 cores" in process.stderr
+
+
 def test_a_jittor_that_compiles_itself_anew_asks_for_another_run():
     """Jittor ends the program with status 0 and no word on the terminal where its settings have changed."""
-    code = (
-        "import builtins\n"
-        "real = builtins.__import__\n"
-        "def stop(name, *args, **kw):\n"
-        "    if name == 'jittor': raise SystemExit(0)\n"
-        "    return real(name, *args, **kw)\n"
-        "builtins.__import__ = stop\n"
-        "import support.device"
-    )
-    process = run("-c", code)
+    process = run("-c", f"{STOP}def jittor(): raise SystemExit(0)\nimport support.device")
     assert process.returncode == 1 and process.stderr.count("\n") == 1
     assert "run the same command again" in process.stderr
 
 
-def test_first_run_says_that_kernels_are_compiled(tmp_path):
-    """Only the announcement is run: compiling would take minutes."""
-    code = (
-        "import builtins, os\n"
-        "real = builtins.__import__\n"
-        "def stop(name, *args, **kw):\n"
-        "    if name == 'jittor': os._exit(0)\n"
-        "    return real(name, *args, **kw)\n"
-        "builtins.__import__ = stop\n"
-        "import support.device"
+@pytest.mark.parametrize("helps", [True, False], ids=["the second start works", "no start works"])
+@pytest.mark.parametrize("orig_argv", [True, False], ids=["Python 3.10 and later", "before"])
+@pytest.mark.parametrize("script", [["cgan.py"], ["-m", "support.digit_classifier"]], ids=["script", "module"])
+def test_the_projects_scripts_start_a_second_time_by_themselves(tmp_path, script, orig_argv, helps):
+    """With the same arguments, and only once."""
+    starts = tmp_path / "starts"
+    (tmp_path / "sitecustomize.py").write_text(
+        f"{STOP}def jittor():\n"
+        f"    with open({str(starts)!r}, 'a') as file: file.write(' '.join(sys.argv[1:]) + '\\n')\n"
+        f"    if {helps} and len(open({str(starts)!r}).readlines()) == 2: os._exit(0)\n"
+        f"    raise SystemExit(0)\n"
+        f"if not {orig_argv}: vars(sys).pop('orig_argv', None)\n"
     )
-    process = run("-c", code, JITTOR_HOME=str(tmp_path), HOME=str(tmp_path))
-    assert process.returncode == 0 and process.stdout == ""
-    assert process.stderr.count("\n") == 1 and "about 3 minutes" in process.stderr
+    args = ["--output_dir", str(tmp_path / "a b")] if script == ["cgan.py"] else []
+    process = run(*script, *args, PYTHONPATH=str(tmp_path))
+    assert starts.read_text() == 2 * (" ".join(args) + "\n")
+    if helps:
+        assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
+    else:
+        assert process.returncode == 1 and process.stderr.count("\n") == 1
+        assert "run the same command again" in process.stderr
+
+
+def test_jittors_cache_is_this_projects_own():
+    """A plain Jittor program has other settings: in one cache, each would compile Jittor anew after the other."""
+    cache = "os.path.basename(sys.modules['jittor_utils'].cache_path)"
+    assert import_until_jittor(cache).stderr.endswith("cgan")
+
+
+def test_jittors_mpi_support_is_left_out_where_no_mpirun_is():
+    assert import_until_jittor("os.environ['use_mpi']", use_mpi="1").stderr.endswith("0")
+    assert import_until_jittor("os.environ['use_mpi']", use_mpi="0", OMPI_COMM_WORLD_SIZE="2").stderr.endswith("1")
+
+
+def test_an_unwritable_home_is_one_sentence(tmp_path):
+    """Files in the place of folders, as root may write to every folder."""
+    home, writable = tmp_path / "home", tmp_path / "writable"
+    home.write_text("")
+    command = [sys.executable, "-c", "import support.device"]
+    without = {name: value for name, value in ENVIRONMENT.items() if name != "JITTOR_HOME"}
+    for env in ({"HOME": str(home)}, {"HOME": str(writable), "JITTOR_HOME": str(home)}):
+        process = subprocess.run(command, cwd=ROOT, env={**without, **env}, capture_output=True, text=True)
+        assert process.returncode == 1 and process.stderr.count("\n") == 1, process.stderr
+        assert process.stderr.startswith(str(home)) and "set JITTOR_HOME" in process.stderr
+    process = import_until_jittor("os.environ['HOME']", HOME=str(home), JITTOR_HOME=str(writable))
+    assert process.returncode == 0 and process.stderr.endswith(str(writable))
+
+
+@pytest.mark.parametrize("version", [(3, 7), (3, 14), (4, 0)])
+def test_a_python_too_old_or_too_new_is_one_sentence(version):
+    process = run("-c", f"import sys; sys.version_info = {(*version, 0, 'final', 0)}; import cgan")
+    assert process.returncode == 1 and process.stderr.count("\n") == 1
+    for words in (f"Python {version[0]}.{version[1]}", "3.8 to 3.13", "uv ", "conda "):
+        assert words in process.stderr
+
+
+@pytest.mark.parametrize(
+    "module, function", [("jittor.compiler", "compile_custom_ops"), ("jittor_utils", "compile_module")]
+)
+def test_jittors_lines_that_python_3_13_broke_are_mended_in_memory(module, function):
+    spec = jittor_source.MendingFinder.find_spec(module, jittor.__path__ if "." in module else None)
+    before = {path: path.read_bytes() for path in Path(spec.origin).parent.rglob("*.py*")}
+    code = next(c for c in spec.loader.get_code(module).co_consts if getattr(c, "co_name", "") == function)
+    assert "locals" not in code.co_names and "modules" in code.co_names
+    assert {path: path.read_bytes() for path in Path(spec.origin).parent.rglob("*.py*")} == before
+    assert (jittor_source.MendingFinder in sys.meta_path) == (sys.version_info >= (3, 13))
+
+
+def test_headers_are_precompiled_for_the_first_run_only(monkeypatch, tmp_path):
+    """Where Jittor compiles itself; the commands are the same later, or it would compile itself anew."""
+    monkeypatch.setattr(jittor_source, "SHARED_HEADERS", ["small.h"])
+    (tmp_path / "small.h").write_text("inline int answer() { return 42; }\n")
+    core, precompiled = tmp_path / "jittor_core.so", tmp_path / "shared.h.gch"
+    seen = []
+
+    def run_cmds(cmds, *args):
+        seen.append((cmds, precompiled.exists()))
+
+    utils = SimpleNamespace(cache_path=str(tmp_path), cc_path=shutil.which("g++"), run_cmds=run_cmds)
+    jittor_source.share_headers(utils)
+    cmds = [
+        f'"{utils.cc_path}" "{name}.cc" -I"{tmp_path}" -O2  -c -o "{name}.o"' for name in ("a", "pyjt_jit_op_maker")
+    ]
+    for message in ("Compiling jittor_core", "Compiling jittor_core", "Compiling mkl"):
+        utils.run_cmds(cmds, str(tmp_path), "", message)
+        assert not precompiled.exists()
+        core.touch()
+    shared = [cmd.replace(" -c", f' -include"{tmp_path}/shared.h" -c') for cmd in reversed(cmds)]
+    assert seen == [(shared, True), (shared, False), (cmds, False)]

@@ -115,6 +115,18 @@ def test_state_is_named_as_jittors():
     assert sorted(model.state_dict()) == sorted(names)
 
 
+@pytest.mark.parametrize("n, n_in, n_out", [(64, 1034, 512), (1, 7, 3), (128, 512, 1)])
+def test_linear_is_jittors_linear(n, n_in, n_out):
+    plain, x = nn.Linear(n_in, n_out), jt.randn(n, n_in)
+    weighting, results = jt.randn(n, n_out), []
+    for layer in (plain, Sequential(plain)):
+        y = layer(x)
+        results.append([y, *jt.grad((y * weighting).sum(), [x, plain.weight, plain.bias])])
+    for ours, theirs in zip(*reversed(results)):
+        scale = np.abs(theirs.numpy()).max()
+        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-6, atol=1e-6 * scale)
+
+
 def test_tanh_and_its_gradient_are_right_for_any_number():
     values = np.float32([-1e30, -200, -46, -44, -3, -0.5, 0, 1e-20, 0.5, 3, 44, 46, 200, 1e30] * 8)
     x = jt.array(values)

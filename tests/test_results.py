@@ -1,7 +1,6 @@
-"""The committed results: what they hold, and that both READMEs say the same."""
+"""The committed results: what they hold, and that READMEs and docs/results.md state just that."""
 
 import json
-import re
 import subprocess
 
 import numpy as np
@@ -10,11 +9,11 @@ from conftest import ROOT, run
 from PIL import Image
 
 import cgan
-from fid import frechet_distance
-from support import checkpoint, digit_classifier, flags
+from support import digit_classifier, evaluation, flags
+from support.mnist import load_mnist
 
 RUNS = ["reference", "lr_d", "hidden_d", "ema"]
-READMES = ["README.md", "README.zh-CN.md"]
+READMES, RESULTS = ["README.md", "README.zh-CN.md"], ROOT / "docs" / "results.md"
 GRIDS = ["0", "1000", "2000", "91000", "92000", "93000"]
 
 
@@ -24,35 +23,35 @@ def log(name):
 
 def command_of(config):
     """Returns the command that trains the same: all flags but those that only say what is scored and where it goes."""
-    defaults = vars(cgan.parse_flags(["--overwrite"]))  # overwrite: should a run of the reader's own be there
+    defaults = vars(cgan.parse_flags([]))
     elsewhere = ("output_dir", "inception_weights")
     given = [(name, value) for name, value in config.items() if name not in elsewhere and value != defaults[name]]
     return " ".join(["python cgan.py", *(f"--{name} {value}" for name, value in given)])
 
 
 def table_row(name, epoch):
-    """Returns a line of the README's table of results."""
+    """Returns (command, figures), cells of a row of the tables of results."""
     rows = log(name)
     losses = rows["epochs"][epoch - 1]
     figures = next(row for row in rows["evaluations"] if row["epoch"] == epoch)
     fid = "-" if figures["fid"] is None else f"{figures['fid']:.1f}"
-    return (
-        f"| `{command_of(rows['config'])}` | {epoch} | {losses['d_loss']:.3f} | {losses['g_loss']:.3f} "
-        f"| {figures['label_accuracy']:.4f} | {figures['digit_fid']:.1f} | {fid} |"
+    return f"`{command_of(rows['config'])}`", (
+        f"{losses['d_loss']:.3f} | {losses['g_loss']:.3f} "
+        f"| {figures['label_accuracy']:.4f} | {figures['digit_fid']:.1f} | {fid}"
     )
 
 
-@pytest.mark.parametrize("readme", READMES)
 @pytest.mark.parametrize("name", RUNS)
-def test_the_readme_states_what_the_log_holds(readme, name):
-    text = (ROOT / readme).read_text(encoding="utf-8")
+def test_the_tables_state_what_the_log_holds(name):
     for epoch in (40, 70, 100):
-        assert table_row(name, epoch) in text
+        command, figures = table_row(name, epoch)
+        assert f"| {command} | {epoch} | {figures} |" in RESULTS.read_text(encoding="utf-8")
+    for readme in READMES:  # the last epoch only
+        assert f"| {command} | {figures} |" in (ROOT / readme).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("readme", READMES)
-def test_what_the_readme_says_beside_the_report(readme):
-    rows, text = log("reference"), (ROOT / readme).read_text(encoding="utf-8")
+def test_what_is_said_beside_the_report():
+    rows, text = log("reference"), RESULTS.read_text(encoding="utf-8")
     losses = {key: [row[key] for row in rows["epochs"]] for key in ("d_loss", "g_loss")}
     stated = [extreme(values[:40]) for values in losses.values() for extreme in (min, max)]
     stated += [value for values in losses.values() for value in (values[40], values[-1])]
@@ -62,24 +61,10 @@ def test_what_the_readme_says_beside_the_report(readme):
     for stated in (
         f"{first['fid']:.1f}",
         f"{last['fid']:.1f}",
-        f"{last['label_accuracy']:.4f} | {last['digit_fid']:.1f} |",
+        f"| {last['label_accuracy']:.4f} at epoch 100;",
+        f"| {last['digit_fid']:.1f} at epoch 100;",
     ):
         assert stated in text
-
-
-def test_the_readmes_agree():
-    """In their commands, tables of numbers, pictures and links, line by line."""
-
-    def facts(readme):
-        text = (ROOT / readme).read_text(encoding="utf-8")
-        commands = re.findall(r"^    .+", text, re.MULTILINE)
-        links = [link for link in re.findall(r"\]\(([^)]*)\)", text) if not link.startswith(("#", "README"))]
-        rows = [line for line in text.splitlines() if line.startswith("|")]
-        numbers = [sorted(re.findall(r"\d[\d.,]*\d|\d", row)) for row in rows]
-        return commands, links, numbers, text.count("\n## ")
-
-    for ours, theirs in zip(facts(READMES[0]), facts(READMES[1])):
-        assert ours == theirs
 
 
 def test_the_reference_run_is_complete():
@@ -97,32 +82,34 @@ def test_the_reference_run_is_complete():
 
 
 def test_the_committed_generator_scores_what_the_log_says():
-    sizes, arrays = checkpoint.read_generator(flags.REFERENCE_GENERATOR)
-    generator = cgan.Generator(*sizes)
-    generator.load_state_dict(arrays)
-    labels = np.arange(10000) % 10
-    images = cgan.generate(generator, np.random.default_rng(5).standard_normal((len(labels), sizes[0])), labels)
+    generator = cgan.load_generator(flags.REFERENCE_GENERATOR)
+
+    def draw(noise, labels):
+        return cgan.generate(generator, noise, labels)
+
+    images, labels = evaluation.draw_digits(draw, np.random.default_rng(5), generator.latent_dim, 10)
     classifier = digit_classifier.load()
-    features, digits = digit_classifier.read_digits(classifier, images)
-    test_features, _ = digit_classifier.read_digits(classifier, digit_classifier.mnist_images(train=False)[0])
+    test_features, _ = digit_classifier.read_digits(classifier, load_mnist(train=False).arrays()[0])
+    scores = evaluation.score_digits(images, labels, classifier, test_features)
     last = log("reference")["evaluations"][-1]
-    assert (digits == labels).mean() >= 0.985
-    assert min((digits[labels == label] == label).mean() for label in range(10)) >= 0.95
-    assert abs((digits == labels).mean() - last["label_accuracy"]) < 0.005  # other noise, weights in half precision
-    assert abs(frechet_distance(features, test_features) / last["digit_fid"] - 1) < 0.1
+    assert scores["label_accuracy"] >= 0.985 and min(scores["class_accuracy"]) >= 0.95
+    assert abs(scores["label_accuracy"] - last["label_accuracy"]) < 0.005  # other noise, weights in half precision
+    assert abs(scores["digit_fid"] / last["digit_fid"] - 1) < 0.1
 
 
-def test_the_committed_curves_are_drawn_again(tmp_path):
-    commands = {
-        "reference": ["results/reference/log.json"],
-        "compared": [f"results/{name}/log.json" for name in RUNS],
-    }
-    for folder, logs in commands.items():
-        process = run("plot_curves.py", *logs, "--output_dir", tmp_path)
-        assert process.returncode == 0, process.stderr
-        for name in ("loss.png", "fid.png"):
-            with Image.open(tmp_path / name) as ours, Image.open(ROOT / "results" / folder / name) as committed:
-                assert ours.size == committed.size
+@pytest.mark.parametrize(
+    "folder, logs",
+    [("reference", ["results/reference/log.json"]), ("compared", [f"results/{name}/log.json" for name in RUNS])],
+)
+def test_the_committed_curves_are_drawn_again(tmp_path, folder, logs):
+    process = run("plot_curves.py", *logs, "--output_dir", tmp_path)
+    assert process.returncode == 0, process.stderr
+    for name in ("loss.png", "fid.png"):
+        with Image.open(tmp_path / name) as ours, Image.open(ROOT / "results" / folder / name) as committed:
+            assert ours.size == committed.size
+            if ours.info["Software"] != committed.info["Software"]:
+                pytest.skip("another version of matplotlib draws other pixels")
+            assert ours.tobytes() == committed.tobytes()
 
 
 def test_the_repository_is_small():

@@ -13,32 +13,79 @@ import termios
 
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, ROOT, run
+from conftest import ENVIRONMENT, ROOT, read_log, read_npz, run, tiles
 from PIL import Image
 
 import cgan
+from support import evaluation
+from support.checkpoint import read_checkpoint
 from support.device import jt
 
+SHOWN = ["fid", "kid", "digit_fid", "label_accuracy"]  # at every evaluation
 
-def test_each_step_moves_one_network_only_generator_first(monkeypatch, tmp_path):
-    """Watches the real training loop through its optimizers."""
-    networks, steps = {}, []
+
+@pytest.fixture
+def watched(monkeypatch, tmp_path):
+    """Trains 3 batches of the real loop, watched: what every step was given, moved and computed."""
+    networks, steps, calls, recorded = {}, [], [], []
 
     def parameters():
         return {(name, i): p.numpy().copy() for name, net in networks.items() for i, p in enumerate(net.parameters())}
 
     class WatchedAdam(cgan.Adam):
         def step(self, loss=None, retain_graph=False):
-            before = parameters()
+            before, value = parameters(), loss.item()
             super().step(loss, retain_graph)
-            steps.append({name for (name, i), p in parameters().items() if (p != before[name, i]).any()})
+            moved = {name for (name, i), p in parameters().items() if (p != before[name, i]).any()}
+            steps.append((moved, value))
+
+    class WatchedRun(cgan.Run):
+        def record(self, d_loss, g_loss):
+            super().record(d_loss, g_loss)
+            recorded.append(self.losses[-1])
+
+    def watch(kind):
+        class Watched(getattr(cgan, kind)):
+            def __init__(self, *args):
+                super().__init__(*args)
+                networks[kind] = self
+
+            def execute(self, *inputs):
+                output = super().execute(*inputs)
+                calls.append((kind, [x.numpy() for x in inputs], output.numpy()))
+                return output
+
+        return Watched
 
     for kind in ("Generator", "Discriminator"):
-        network = getattr(cgan, kind)
-        monkeypatch.setattr(cgan, kind, lambda *a, kind=kind, network=network: networks.setdefault(kind, network(*a)))
+        monkeypatch.setattr(cgan, kind, watch(kind))
     monkeypatch.setattr(cgan, "Adam", WatchedAdam)
-    cgan.train(cgan.parse_flags(["--n_epochs", "1", "--max_batches", "3", "--output_dir", str(tmp_path)]))
-    assert steps == [{"Generator"}, {"Discriminator"}] * 3
+    monkeypatch.setattr(cgan, "Run", WatchedRun)
+    flags = ["--n_epochs", "1", "--max_batches", "3", "--sample_interval", "1000", "--output_dir", str(tmp_path)]
+    monkeypatch.setattr(cgan, "save_samples", lambda *_: None)
+    monkeypatch.setattr(cgan, "Evaluation", lambda *_: lambda *_: dict.fromkeys(SHOWN, 0.0))
+    cgan.train(cgan.parse_flags(flags))
+    return steps, calls, recorded
+
+
+def test_a_batch_is_the_reports_step(watched):
+    """Report, section "one step": who is called on what, in which order, which loss moves which network."""
+    steps, calls, recorded = watched
+    assert [moved for moved, _ in steps] == [{"Generator"}, {"Discriminator"}] * 3
+    assert [kind for kind, _, _ in calls] == ["Generator", *["Discriminator"] * 3] * 3
+    for batch in range(3):
+        (_, (noise, asked), drawn), as_real, real, generated = calls[4 * batch : 4 * batch + 4]
+        assert noise.shape == (64, 100) and asked.min() >= 0 and asked.max() <= 9
+        for _, (images, labels), _ in (as_real, generated):  # the same generated digits, with the same labels
+            np.testing.assert_array_equal(images, drawn)
+            np.testing.assert_array_equal(labels, asked)
+        assert (real[1][0] != drawn).any() and (real[1][1] != asked).any()
+        g_loss = np.mean((as_real[2] - 1) ** 2)
+        real_loss, fake_loss = np.mean((real[2] - 1) ** 2), np.mean(generated[2] ** 2)
+        d_loss = (real_loss + fake_loss) / 2
+        assert abs(real_loss - fake_loss) > 1e-3
+        assert [value for _, value in steps[2 * batch : 2 * batch + 2]] == pytest.approx([g_loss, d_loss], rel=1e-5)
+        assert recorded[batch] == pytest.approx((d_loss, g_loss), rel=1e-5)
 
 
 def test_run_says_what_the_report_says(finished_run):
@@ -69,47 +116,92 @@ def test_divergence_is_one_sentence_and_keeps_nothing_broken(tmp_path):
     process = run(*"cgan.py --lr 100 --n_epochs 2 --max_batches 5 --output_dir".split(), tmp_path)
     assert process.returncode == 1 and process.stderr.count("\n") == 1
     assert "diverged in epoch 1" in process.stderr and "--lr" in process.stderr
-    assert not list((tmp_path / "results").iterdir())
+    assert [path.name for path in (tmp_path / "results").iterdir()] == [".lock"]
 
 
 def test_log_follows_its_contract(finished_run, inception_file):
     log = json.loads((finished_run[0] / "results" / "log.json").read_text())
-    assert set(log) == {"config", "environment", "epochs", "evaluations"}
-    assert log["config"]["max_batches"] == 60 and log["config"]["lr_d"] == 0.0002
-    assert set(log["environment"]) == {"jittor", "python", "device", "processes"}
+    assert set(log) == {"config", "environment", "changes", "epochs", "evaluations"} and not log["changes"]
+    assert log["config"]["max_batches"] == 60 and log["config"]["lr_d"] is None
+    assert not {"output_dir", "resume", "overwrite", "digits", "help"} & set(log["config"])
+    assert set(log["environment"]) == {"jittor", "python", "device", "processes", "threads"}
     assert [row["epoch"] for row in log["epochs"]] == [1, 2]
     assert all(0 < row["d_loss"] < 2 and 0 < row["g_loss"] < 5 and row["seconds"] > 0 for row in log["epochs"])
+    assert all(row[key] != row[f"{key}_last"] for row in log["epochs"] for key in ("d_loss", "g_loss"))
     assert [(row["epoch"], row["fid_samples"]) for row in log["evaluations"]] == [(1, 10), (2, 10)]
     assert all(row["fid"] > 0 and isinstance(row["kid"], float) for row in log["evaluations"])
     for row in log["evaluations"]:
         assert row["inception_sha256"] == hashlib.sha256(inception_file.read_bytes()).hexdigest()
         assert row["digit_fid"] > 0 and len(row["class_accuracy"]) == 10
         assert row["label_accuracy"] == pytest.approx(np.mean(row["class_accuracy"]))
+        assert 0.5 < row["d_accuracy_real"] <= 1 and 0.5 < row["d_accuracy_generated"] <= 1
+
+
+def test_the_last_batchs_losses_are_what_is_printed_last(tmp_path):
+    process = run(*"cgan.py --n_epochs 1 --max_batches 51 --output_dir".split(), tmp_path)
+    assert process.returncode == 0, process.stderr
+    d_loss, g_loss = re.search(r"\[Batch 50/51\] \[D loss: (\S+)\] \[G loss: (\S+)\]", process.stdout).groups()
+    (row,) = read_log(tmp_path)["epochs"]
+    assert (f"{row['d_loss_last']:.4f}", f"{row['g_loss_last']:.4f}") == (d_loss, g_loss)
+    assert [row["epoch"] for row in read_log(tmp_path)["evaluations"]] == [1]  # the last epoch is always scored
+
+
+class Images:
+    """Four images and labels in place of the test set."""
+
+    def arrays(self):
+        return np.linspace(-1, 1, 4 * 32 * 32, dtype=np.float32).reshape(4, 1, 32, 32), np.arange(4)
 
 
 def test_a_test_image_passes_through_inception_once(monkeypatch, inception_file):
-    seen, features = [], cgan.fid.inception_features
-    monkeypatch.setattr(cgan.fid, "inception_features", lambda x, *args: seen.append(len(x)) or features(x, *args))
+    fid, seen = evaluation.fid, []
+    features = fid.inception_features
+    monkeypatch.setattr(fid, "inception_features", lambda x, *args: seen.append(len(x)) or features(x, *args))
     opt = cgan.parse_flags(["--fid_samples", "2", "--inception_weights", str(inception_file)])
-    evaluate = cgan.Evaluation(np.linspace(-1, 1, 4 * 32 * 32, dtype=np.float32).reshape(4, 1, 32, 32), opt)
-    scores = [evaluate(cgan.Generator(), epoch=1) for _ in range(2)]
+    evaluate = evaluation.Evaluation(Images(), opt, cgan.generate)
+    scores = [evaluate(cgan.Generator(), cgan.Discriminator(), epoch=1) for _ in range(2)]
     assert seen == [2, 2, 2]  # two test images once, two generated ones at every evaluation
     assert all(score["fid"] > 0 and len(score["class_accuracy"]) == 10 for score in scores)
 
 
+def test_no_figure_depends_on_which_others_are_computed(inception_file):
+    """The same generator scored with and without Inception's weights."""
+    jt.set_global_seed(0)
+    generator, discriminator, scores = cgan.Generator(), cgan.Discriminator(), []
+    for flags in (["--inception_weights", str(inception_file), "--fid_samples", "2"], []):
+        evaluate = evaluation.Evaluation(Images(), cgan.parse_flags(flags), cgan.generate)
+        scores.append(evaluate(generator, discriminator, epoch=3))
+    for name in ("digit_fid", "label_accuracy", "class_accuracy", "d_accuracy_real", "d_accuracy_generated"):
+        assert scores[0][name] == scores[1][name]
+    assert scores[0]["fid"] > 0 and scores[1]["fid"] is None
+
+
+def test_the_discriminator_is_right_where_it_is_on_the_right_side_of_a_half():
+    class Judge(jt.nn.Module):
+        def execute(self, images, labels):
+            return images.mean(dims=(1, 2, 3)).reshape(-1, 1)
+
+    images = np.float32([0.4, 0.6, 0.9, 0.2]).reshape(-1, 1, 1, 1) * np.ones((4, 1, 8, 8), np.float32)
+    assert evaluation.judge(Judge(), images, np.zeros(4)).tolist() == [False, True, True, False]
+
+
 def test_checkpoint_holds_both_networks_and_both_optimizers(finished_run):
-    with np.load(finished_run[0] / "results" / "checkpoint.npz", allow_pickle=False) as checkpoint:
-        names = set(checkpoint.files)
-        for kind, network in (("generator", cgan.Generator()), ("discriminator", cgan.Discriminator())):
-            for name, value in network.state_dict().items():
-                assert checkpoint[f"{kind}/{name}"].shape == tuple(value.shape)
-        for optimizer, network in (("optimizer_G", cgan.Generator()), ("optimizer_D", cgan.Discriminator())):
-            assert checkpoint[f"{optimizer}/step"] == 120
-            for moment in "mv":
-                moments = [name for name in names if name.startswith(f"{optimizer}/{moment}/")]
-                assert len(moments) == len(network.parameters())
-        assert checkpoint["epoch"] == 2
-        assert json.loads(str(checkpoint["log"])) == json.loads((finished_run[0] / "results" / "log.json").read_text())
+    checkpoint = read_npz(finished_run[0] / "results" / "checkpoint.npz")
+    networks = {"generator": cgan.Generator(), "discriminator": cgan.Discriminator()}
+    for kind, optimizer in (("generator", "optimizer_G"), ("discriminator", "optimizer_D")):
+        for name, value in networks[kind].state_dict().items():
+            assert checkpoint[f"{kind}/{name}"].shape == tuple(value.shape)
+        assert checkpoint[f"{optimizer}/step"] == 120
+        for moment in "mv":
+            moments = [name for name in checkpoint if name.startswith(f"{optimizer}/{moment}/")]
+            assert len(moments) == len(networks[kind].parameters())
+    assert checkpoint["epoch"] == 2
+    assert json.loads(str(checkpoint["log"])) == read_log(finished_run[0])
+    layers = json.loads(str(checkpoint["layers"]))
+    kinds = {kind: [type(layer).__name__ for layer in network.model] for kind, network in networks.items()}
+    assert {kind: [layer["kind"] for layer in layers[kind]] for kind in layers} == kinds
+    numbers = [number for layer in layers["generator"] for key, number in layer.items() if key != "kind"]
+    assert numbers == [0.2] + [0.8, 0.2] * 3
     assert not list(finished_run[0].rglob("*.new"))
 
 
@@ -120,18 +212,26 @@ def test_grids_come_every_sample_interval(finished_run):
 
 
 def test_a_column_of_the_grid_is_a_digit(tmp_path):
-    """A generator that paints its label as brightness shows which label went where."""
+    """A generator that paints its label as brightness shows which label went where, from black to white."""
 
     class Painter(jt.nn.Module):
         def execute(self, noise, labels):
             return (labels / 10.0).reshape(-1, 1, 1, 1) * jt.ones((labels.shape[0], 1, 32, 32))
 
     cgan.save_samples(tmp_path / "grid.png", Painter(), cgan.parse_flags([]))
-    with Image.open(tmp_path / "grid.png") as grid:
-        pixels = np.asarray(grid)
-    for column in range(10):
-        for row in range(10):
-            assert pixels[34 * row + 18, 34 * column + 18] == round((column / 10 + 1) * 127.5)
+    expected = np.round(np.arange(10) / 9 * 255).reshape(1, 10, 1, 1)
+    np.testing.assert_array_equal(tiles(tmp_path / "grid.png"), np.broadcast_to(expected, (10, 10, 32, 32)))
+
+
+def test_the_first_grid_is_the_noise_that_an_untrained_generator_draws(finished_run):
+    untrained = tiles(finished_run[0] / "images" / "0.png")
+    assert untrained.std() >= 40 and untrained.min() == 0 and untrained.max() == 255
+
+
+def test_stretching_hardly_changes_a_trained_grid():
+    generator = cgan.load_generator(cgan.flags.REFERENCE_GENERATOR)
+    images = cgan.generate(generator, np.random.default_rng(0).standard_normal((100, 100)), np.arange(100) % 10)
+    assert np.abs(cgan.drawing.stretch(images) - images).max() * 127.5 < 2  # gray levels
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +242,9 @@ def short_checkpoint(tmp_path_factory):
         folder = tmp_path_factory.mktemp("short")
         process = run("cgan.py", "--n_epochs", "2", "--max_batches", "30", "--output_dir", folder, *flags)
         assert process.returncode == 0, process.stderr
-        with np.load(folder / "results" / "checkpoint.npz", allow_pickle=False) as checkpoint:
-            return {name: value for name, value in checkpoint.items() if name != "log"}
+        arrays = read_npz(folder / "results" / "checkpoint.npz")
+        del arrays["log"]
+        return arrays
 
     return train
 
@@ -163,11 +264,28 @@ def test_another_seed_gives_another_run(short_checkpoint):
     assert (short_checkpoint("--seed", "1")[name] != short_checkpoint("--seed", "2")[name]).any()
 
 
-def test_training_reads_the_whole_of_mnist():
-    opt = cgan.parse_flags([])
-    training, test = cgan.load_mnist(opt, train=True), cgan.load_mnist(opt, train=False)
-    assert (training.total_len, test.total_len, len(training)) == (60000, 10000, 938)
-    images, labels = next(iter(training))
-    assert tuple(images.shape) == (64, 1, 32, 32) and tuple(labels.shape) == (64,)
-    assert images.min().item() == -1 and images.max().item() == 1
-    np.testing.assert_array_equal(np.bincount(training.mnist["labels"])[:3], [5923, 6742, 5958])  # the real MNIST
+def test_dropout_is_trained_with_where_it_is_asked_for(short_checkpoint):
+    name = "discriminator/model.2.weight"
+    assert (short_checkpoint()[name] != short_checkpoint("--dropout")[name]).any()
+
+
+def test_networks_of_other_widths_train_resume_and_draw(tmp_path):
+    """Who changes a width in cgan.py changes it in one place."""
+    source = (ROOT / "cgan.py").read_text(encoding="utf-8")
+    script = tmp_path / "cgan.py"
+    script.write_text(
+        source.replace("1024", "1536").replace("512, fixed", "384, fixed").replace("hidden=512", "hidden=384")
+    )
+    environment = {"cwd": tmp_path, "PYTHONPATH": str(ROOT)}
+    assert run(script, *"--n_epochs 2 --max_batches 5".split(), **environment).returncode == 0
+    process = run(script, *"--resume --n_epochs 3".split(), **environment)
+    assert process.returncode == 0, process.stderr
+    process = run(script, "--digits", "123", **environment)
+    assert process.returncode == 0, process.stderr
+    arrays = read_checkpoint(str(tmp_path / "results" / "checkpoint.npz"))
+    assert arrays["generator/model.11.weight"].shape == (1024, 1536)
+    assert arrays["discriminator/model.2.weight"].shape == (384, 384)
+    for flags in (["--resume", "--n_epochs", "4"], ["--digits", "1"]):  # the networks of the original
+        process = run(ROOT / "cgan.py", *flags, cwd=tmp_path)
+        assert process.returncode == 2 and process.stderr.count("\n") == 1, process.stderr
+        assert "does not fit the Generator in cgan.py" in process.stderr and "(1536, 512)" in process.stderr
