@@ -8,15 +8,20 @@ from support.device import jt
 from jittor import nn
 
 ADAM_HEADER = """
+#include <algorithm>
 #include <cmath>
 namespace jittor {
 static void adam(const float* __restrict__ g, float* __restrict__ p, float* __restrict__ m, float* __restrict__ v,
                  long n, float step_size, float b1, float b2, float eps) {
-    #pragma omp parallel for simd if (n > 10000)
-    for (long i = 0; i < n; i++) {
-        m[i] = b1 * m[i] + (1 - b1) * g[i];
-        v[i] = b2 * v[i] + (1 - b2) * g[i] * g[i];
-        p[i] -= step_size * m[i] / (std::sqrt(v[i]) + eps);
+    // Blocks of one size: where a vector ends does not depend on how many cores there are, and so no bit does
+    #pragma omp parallel for if (n > 10000)
+    for (long first = 0; first < n; first += 4096) {
+        #pragma omp simd
+        for (long i = first; i < std::min(n, first + 4096); i++) {
+            m[i] = b1 * m[i] + (1 - b1) * g[i];
+            v[i] = b2 * v[i] + (1 - b2) * g[i] * g[i];
+            p[i] -= step_size * m[i] / (std::sqrt(v[i]) + eps);
+        }
     }
 }
 }

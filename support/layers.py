@@ -1,39 +1,20 @@
 """Layers of jittor.nn that are slow or wrong on a CPU, under their own names.
 
-Linear is slow there, as its product transposes the large factor; Tanh's gradient is wrong. Each computes what
-jittor.nn's layer of that name computes; on a GPU, Linear is that layer.
+Sequential runs the linear layers in it, each with the normalisation and the activation behind it, as one operator
+(layers.h); Tanh's gradient is wrong in Jittor. Each computes what jittor.nn's class of that name computes, with the
+same parameters; on a GPU, Sequential is that class.
 """
+
+import os
 
 from support.device import jt
 
 # isort: split
 from jittor import nn
 
-
-class Product(jt.Function):
-    """x (N, n_in), weight (n_out, n_in) -> x weight' (N, n_out), from the transpose of weight x', which is faster.
-
-    oneDNN is slow where its second factor is transposed and large; so the small x is, not the weight.
-    """
-
-    def execute(self, x, weight):
-        self.saved = x, weight
-        return nn.matmul_transpose(weight, x).transpose()
-
-    def grad(self, grad):
-        x, weight = self.saved
-        shape = (x.shape[0], *weight.shape)
-        grad_weight = (grad.broadcast(shape, [2]) * x.broadcast(shape, [1])).sum(0)  # grad' x, no transpose stored
-        return nn.matmul(grad, weight), grad_weight
-
-
-class Linear(nn.Linear):
-    """jittor.nn.Linear: x (N, n_in) -> x weight' + bias (N, n_out)."""
-
-    def execute(self, x):
-        if jt.flags.use_cuda:
-            return super().execute(x)
-        return Product.apply(x, self.weight) + self.bias
+with open(os.path.join(os.path.dirname(__file__), "layers.h")) as file:
+    HEADER = file.read()
+PANEL = 16  # items of a batch that layers.h computes together (its NR)
 
 
 class HyperbolicTangent(jt.Function):
@@ -52,3 +33,171 @@ class Tanh(nn.Module):
 
     def execute(self, x):
         return HyperbolicTangent.apply(x)
+
+
+# A layer's numbers and arrays in layers.h, in its order
+FIELDS = ["n_in", "n_out", "slope", "norm", "eps", "momentum", "weight", "bias", "scale", "shift"]
+FIELDS += ["running_mean", "running_var", "d_weight", "d_bias", "d_scale", "d_shift"]
+
+
+class Stack:
+    """Linear layers with what follows each as operators: inputs (N, any), side by side -> (N, n_out).
+
+    groups: [(Linear, BatchNorm in training mode or None, LeakyReLU, Tanh or None)]; widths: the inputs'.
+    """
+
+    def __init__(self, groups, widths):
+        self.widths = widths
+        self.groups, self.numbers, names = groups, [], []
+        for i, (linear, norm, activation) in enumerate(groups):
+            n_out, n_in = linear.weight.shape
+            slope = 1 if activation is None else 0 if isinstance(activation, Tanh) else leaky_slope(activation)
+            numbers = {"n_in": n_in, "n_out": n_out, "slope": slope}
+            names += [f"weight{i}", f"bias{i}"]
+            if norm:
+                numbers.update(norm="true", eps=norm.eps, momentum=norm.momentum)
+                names += [f"scale{i}", f"shift{i}"]
+            self.numbers.append(numbers)
+        self.norms = [norm for _, norm, _ in groups if norm]
+        self.shapes = [var.shape for var in self.parameters()]
+        self.is_weight = [name.startswith("weight") for name in names]
+        weights = [name for name in names if name.startswith("weight")]
+        running = [f"running_{part}{i}" for i, group in enumerate(groups) if group[1] for part in ("mean", "var")]
+        d_vectors = [f"d_{name}" for name in names if name not in weights]
+        offsets = [sum(widths[:i]) for i in range(len(widths))]
+        n_in = self.numbers[0]["n_in"]
+        inputs = [f"x{i}" for i in range(len(widths))]
+        panels = [f"to_panels({x}, kept, n, {w}, {n_in}, {at})" for x, w, at in zip(inputs, widths, offsets)]
+        calls = [*panels, "forward(layers, n, kept, y)"]
+        self.forward = self.source(calls, [*inputs, *names], ["y", "kept", *running])
+        self.backward = self.source(
+            ["backward(layers, n, dy, kept, deltas)"], ["dy", "kept", *names], ["deltas", *d_vectors]
+        )
+        self.backward_weights = self.source(
+            ["backward_weights(layers, n, kept, deltas)"], ["kept", "deltas"], [f"d_{name}" for name in weights]
+        )
+        self.backward_inputs = [
+            self.source([f"backward_input(layers[0], n, deltas, dx, {w}, {at})"], ["deltas", "weight0"], ["dx"])
+            for w, at in zip(widths, offsets)
+        ]
+
+    def source(self, calls, inputs, outputs):
+        """Returns C++ that makes these calls, with inputs and outputs by these names."""
+        places = [(name, f"in{i}_p") for i, name in enumerate(inputs)]
+        places += [(name, f"out{i}_p") for i, name in enumerate(outputs)]
+        layers = []
+        for i, numbers in enumerate(self.numbers):
+            fields = {**numbers, **{field: f"{field}{i}" for field in FIELDS if f"{field}{i}" in dict(places)}}
+            layers.append("{" + ", ".join(f".{field} = {fields[field]}" for field in FIELDS if field in fields) + "}")
+        pointers = " ".join(f"float* {name} = {place};" for name, place in places)
+        calls = " ".join(f"stack::{call};" for call in calls)
+        return f'long n = data["n"]; {pointers}\nstack::Layer layers[] = {{{", ".join(layers)}}};\n{calls}'
+
+    def parameters(self):
+        return [
+            var
+            for linear, norm, _ in self.groups
+            for layer in (linear, norm)
+            if layer
+            for var in (layer.weight, layer.bias)
+        ]
+
+    def __call__(self, *inputs):
+        return StackFunction(self)(*inputs, *self.parameters())
+
+
+def operator(source, n, inputs, shapes, changed=()):
+    """Returns new Vars of these shapes. changed: Vars that are written in place, after the new ones."""
+    outputs = [jt.empty(shape) for shape in shapes]
+    jt.code(inputs, [*outputs, *changed], cpu_header=HEADER, cpu_src=source, data={"n": n})
+    return outputs
+
+
+class StackFunction(jt.Function):
+    """(*inputs (N, any), *parameters) -> y (N, n_out)."""
+
+    def __init__(self, stack):
+        super().__init__()
+        self.stack = stack
+
+    def execute(self, *variables):
+        stack, n = self.stack, variables[0].shape[0]
+        inputs, self.parameters = variables[: len(stack.widths)], variables[len(stack.widths) :]
+        self.n, self.constant = n, [x.is_stop_grad() for x in inputs]
+        items = -(-n // PANEL) * PANEL
+        self.deltas = items * sum(group["n_out"] for group in stack.numbers)
+        kept = items * stack.numbers[0]["n_in"] + self.deltas
+        kept += sum((items + 1) * group["n_out"] for group in stack.numbers if "norm" in group)
+        running = [var for norm in stack.norms for var in (norm.running_mean, norm.running_var)]
+        shapes = [(n, stack.numbers[-1]["n_out"]), (kept,)]
+        y, self.kept = operator(stack.forward, n, list(variables), shapes, running)
+        return y
+
+    def grad(self, dy):
+        stack, kept, n = self.stack, self.kept, self.n
+        vectors = [shape for shape, is_weight in zip(stack.shapes, stack.is_weight) if not is_weight]
+        deltas, *d_vectors = operator(stack.backward, n, [dy, kept, *self.parameters], [(self.deltas,), *vectors])
+        # Operators of their own: Jittor runs them only where somebody asks for these gradients
+        weights = [shape for shape, is_weight in zip(stack.shapes, stack.is_weight) if is_weight]
+        d_weights = operator(stack.backward_weights, n, [kept, deltas], weights)
+        d_inputs = [
+            None if constant else operator(source, n, [deltas, self.parameters[0]], [(n, width)])[0]
+            for source, width, constant in zip(stack.backward_inputs, stack.widths, self.constant)
+        ]
+        d_weights, d_vectors = iter(d_weights), iter(d_vectors)
+        return [*d_inputs, *(next(d_weights if is_weight else d_vectors) for is_weight in stack.is_weight)]
+
+
+def leaky_slope(layer):
+    return layer.kw.get("scale", layer.args[0] if layer.args else 0.01)
+
+
+class Sequential(nn.Sequential):
+    """jittor.nn.Sequential of several inputs (N, any) side by side; its linear layers are Stacks where they can be."""
+
+    def execute(self, *inputs):
+        if jt.flags.use_cuda or any(x.ndim != 2 or x.dtype != "float32" for x in inputs):
+            return super().execute(side_by_side(inputs))
+        first, *others = self.parts([x.shape[1] for x in inputs])
+        x = first(*inputs) if isinstance(first, Stack) else first(side_by_side(inputs))
+        for part in others:
+            x = part(x)
+        return x
+
+    def parts(self, widths):
+        """Returns the layers, with all of them that a Stack computes replaced by it."""
+        layers = [layer for layer in self if not (isinstance(layer, nn.Dropout) and not (layer.is_train and layer.p))]
+        # What the parts depend on: a layer may be replaced, or switched to evaluation
+        key = [widths, [(layer, getattr(layer, "is_train", None)) for layer in layers]]
+        if self.__dict__.get("known") != key:
+            self.known, self.found = key, find_stacks(layers, widths)
+        return self.found
+
+
+def side_by_side(inputs):
+    return jt.concat(list(inputs), dim=1) if len(inputs) > 1 else inputs[0]
+
+
+def find_stacks(layers, widths):
+    """Returns the layers in their order, every sequence of them that a Stack computes replaced by it."""
+    parts, groups, layers = [], [], [*layers, None]
+    while layers:
+        layer = layers.pop(0)
+        if type(layer) is nn.Linear and layer.bias is not None:
+            norm = layers.pop(0) if is_norm(layers[0]) else None
+            groups.append((layer, norm, layers.pop(0) if is_activation(layers[0]) else None))
+            continue
+        if groups:
+            parts.append(Stack(groups, [groups[0][0].weight.shape[1]] if parts else widths))
+            groups = []
+        if layer is not None:
+            parts.append(layer)
+    return parts
+
+
+def is_norm(layer):
+    return type(layer) is nn.BatchNorm1d and layer.is_train and layer.affine and not (layer.sync and jt.in_mpi)
+
+
+def is_activation(layer):
+    return type(layer) is Tanh or (type(layer) is nn.LeakyReLU and leaky_slope(layer) > 0)

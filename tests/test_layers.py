@@ -1,21 +1,127 @@
-"""The layers written for a CPU compute what Jittor's compute."""
+"""The layers written for speed compute what jittor.nn's compute, values and gradients."""
+
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from conftest import ROOT
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from support import layers
+import cgan
+from support.adam import Adam
 from support.device import jt
+from support.layers import Sequential, Stack, Tanh
+
+# isort: split
+from jittor import nn
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu():
+    with jt.flag_scope(use_cuda=0):
+        yield
+
+
+class PlainTanh(nn.Module):
+    def execute(self, x):
+        return x.tanh()
+
+
+def results(model, inputs, weighting):
+    """Returns output, gradients of inputs and parameters, and running statistics, as arrays."""
+    inputs = [jt.array(x) for x in inputs]
+    y = model(*inputs) if isinstance(model, Sequential) else model(jt.concat(inputs, dim=1))
+    trained = {name: p for name, p in model.named_parameters() if not p.is_stop_grad()}
+    gradients = jt.grad((y * jt.array(weighting)).sum(), [*inputs, *trained.values()])
+    names = [*(f"input {i}" for i in range(len(inputs))), *trained]
+    found = {"y": y, **dict(zip(names, gradients))}
+    found.update({name: p for name, p in model.named_parameters() if p.is_stop_grad()})
+    return {name: value.numpy() for name, value in found.items()}
+
+
+def compare(layers, plain_layers, widths, n, seed=0, uncertain=()):
+    """Asserts that both compute the same; uncertain: parameters whose gradient is rounding noise, 0 by rights."""
+    rng = np.random.default_rng(seed)
+    ours, theirs = Sequential(*layers), nn.Sequential(*plain_layers)
+    theirs.load_state_dict({name: value.numpy() for name, value in ours.state_dict().items()})
+    inputs = [rng.standard_normal((n, width)).astype(np.float32) for width in widths]
+    weighting = rng.standard_normal((n, layers[-1 if type(layers[-1]) is nn.Linear else -2].weight.shape[0]))
+    a, b = (results(model, inputs, weighting.astype(np.float32)) for model in (ours, theirs))
+    assert a.keys() == b.keys()
+    for name in a:
+        if name in uncertain:
+            assert not a[name].any() and np.abs(b[name]).max() < 1e-3
+        else:
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-5, atol=1e-5 * np.abs(b[name]).max(), err_msg=name)
+    return ours
+
+
+def generator_like(sizes, tanh):
+    layers = [nn.Linear(*sizes[:2]), nn.LeakyReLU(0.2)]
+    for pair in zip(sizes[1:], sizes[2:-1]):
+        layers += [nn.Linear(*pair), nn.BatchNorm1d(pair[1], eps=0.8), nn.LeakyReLU(0.2)]
+    return [*layers, nn.Linear(*sizes[-2:]), tanh()]
+
+
+@pytest.mark.parametrize("n", [2, 63, 64, 128])
+def test_generators_stack(n):
+    uncertain = ["2.bias", "5.bias"]
+    sizes = (13, 21, 35, 50, 71)
+    ours = compare(generator_like(sizes, Tanh), generator_like(sizes, PlainTanh), [4, 9], n, uncertain=uncertain)
+    assert [type(part) for part in ours.parts([4, 9])] == [Stack]
+
+
+@pytest.mark.parametrize("n", [2, 63, 64, 128])
+def test_discriminators_stack(n):
+    def layers():
+        first, *others = [nn.Linear(1034, 300), nn.Linear(300, 257), nn.Linear(257, 100), nn.Linear(100, 1)]
+        layers = [first, nn.LeakyReLU(0.2)]
+        for linear in others[:-1]:
+            layers += [linear, nn.Dropout(0.4), nn.LeakyReLU(0.2)]
+        return [*layers, others[-1]]
+
+    ours = compare(layers(), layers(), [1024, 10], n)
+    assert [type(part) for part in ours.parts([1024, 10])] == [Stack]
+
+
+@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.integers(2, 130), st.lists(st.integers(1, 300), min_size=2, max_size=4), st.sampled_from([0.01, 0.2, 1.5]))
+def test_any_sizes(n, sizes, slope):
+    def layers():
+        linears = [nn.Linear(*pair) for pair in zip(sizes, sizes[1:])]
+        return [layer for linear in linears for layer in (linear, nn.LeakyReLU(slope))]
+
+    compare(layers(), layers(), [sizes[0]], n, seed=n)
+
+
+def test_what_is_not_known_is_jittors_own():
+    layers = [nn.Linear(5, 7), nn.BatchNorm1d(7), nn.ReLU(), nn.Linear(7, 3), nn.Dropout(0.5), nn.Linear(3, 2)]
+    model = Sequential(*layers)
+    assert [type(part) for part in model.parts([5])] == [Stack, nn.ReLU, Stack]
+    model.eval()
+    parts = model.parts([5])
+    assert [type(part) for part in parts] == [Stack, nn.BatchNorm1d, nn.ReLU, Stack]
+    layers[4].is_train = True
+    assert [type(part) for part in model.parts([5])][-3:] == [Stack, nn.Dropout, Stack]
+
+
+def test_state_is_named_as_jittors():
+    names = [f"{i}.{name}" for i in (0, 1) for name in ("weight", "bias")] + ["1.running_mean", "1.running_var"]
+    model = Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.LeakyReLU(0.2))
+    model(jt.randn(3, 5))
+    assert sorted(model.state_dict()) == sorted(names)
 
 
 @pytest.mark.parametrize("n, n_in, n_out", [(64, 1034, 512), (1, 7, 3), (128, 512, 1)])
 def test_linear_is_jittors_linear(n, n_in, n_out):
-    plain, fast, x = jt.nn.Linear(n_in, n_out), layers.Linear(n_in, n_out), jt.randn(n, n_in)
-    fast.load_state_dict({name: value.numpy() for name, value in plain.state_dict().items()})
-    weighting = jt.randn(n, n_out)
-    results = []
-    for layer in (plain, fast):
+    plain, x = nn.Linear(n_in, n_out), jt.randn(n, n_in)
+    weighting, results = jt.randn(n, n_out), []
+    for layer in (plain, Sequential(plain)):
         y = layer(x)
-        results.append([y, *jt.grad((y * weighting).sum(), [x, layer.weight, layer.bias])])
+        results.append([y, *jt.grad((y * weighting).sum(), [x, plain.weight, plain.bias])])
     for ours, theirs in zip(*reversed(results)):
         scale = np.abs(theirs.numpy()).max()
         np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-6, atol=1e-6 * scale)
@@ -24,7 +130,55 @@ def test_linear_is_jittors_linear(n, n_in, n_out):
 def test_tanh_and_its_gradient_are_right_for_any_number():
     values = np.float32([-1e30, -200, -46, -44, -3, -0.5, 0, 1e-20, 0.5, 3, 44, 46, 200, 1e30] * 8)
     x = jt.array(values)
-    y = layers.Tanh()(x)
+    y = Tanh()(x)
     np.testing.assert_allclose(y.numpy(), np.tanh(values), rtol=1e-5)
     gradient = jt.grad((3 * y).sum(), x).numpy()
     np.testing.assert_allclose(gradient, 3 / np.cosh(np.clip(values.astype(float), -99, 99)) ** 2, rtol=1e-5, atol=1e-6)
+
+
+def train(steps, n=64):
+    """Returns the losses of so many steps on random images, and the discriminator's last layer."""
+    jt.set_global_seed(0)
+    rng = np.random.default_rng(0)
+    generator, discriminator, loss = cgan.Generator(100, 10, 32), cgan.Discriminator(10, 32, 512), nn.MSELoss()
+    optimizer_G = Adam(generator.parameters(), lr=0.0002, betas=(0.5, 0.999))
+    optimizer_D = Adam(discriminator.parameters(), lr=0.0002, betas=(0.5, 0.999))
+    valid, fake, losses = jt.ones((n, 1)), jt.zeros((n, 1)), []
+    for _ in range(steps):
+        images, labels = jt.array(rng.random((n, 1, 32, 32), np.float32)), jt.array(rng.integers(0, 10, n))
+        noise, gen_labels = jt.array(rng.standard_normal((n, 100)).astype(np.float32)), jt.array(rng.integers(0, 10, n))
+        gen_images = generator(noise, gen_labels)
+        g_loss = loss(discriminator(gen_images, gen_labels), valid)
+        optimizer_G.step(g_loss)
+        real_loss = loss(discriminator(images, labels), valid)
+        d_loss = (real_loss + loss(discriminator(gen_images.detach(), gen_labels), fake)) / 2
+        optimizer_D.step(d_loss)
+        losses.append((d_loss.item(), g_loss.item()))
+    return np.array(losses), discriminator.model[8].weight.numpy()
+
+
+def test_a_training_is_the_plain_loops(monkeypatch):
+    class PlainSequential(nn.Sequential):
+        def execute(self, *inputs):
+            return super().execute(jt.concat(list(inputs), dim=1))
+
+    ours, _ = train(30)
+    monkeypatch.setattr(cgan, "Sequential", PlainSequential)
+    theirs, _ = train(30)
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_the_same_bits_with_any_number_of_threads():
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:]; from test_layers import train; a, b = train(5); "
+        "print((a.tobytes() + b.tobytes()).hex())"
+    )
+    found = set()
+    for threads in ("1", "2", "2", "3"):
+        command = [sys.executable, "-c", code, str(ROOT), str(ROOT / "tests")]
+        process = subprocess.run(
+            command, env={**os.environ, "OMP_NUM_THREADS": threads}, capture_output=True, text=True
+        )
+        assert process.returncode == 0, process.stderr
+        found.add(process.stdout.split()[-1])
+    assert len(found) == 1

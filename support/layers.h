@@ -1,0 +1,284 @@
+// A stack of linear layers for a CPU, each with batch normalisation (optional) and an activation; see layers.py.
+//
+// Activations lie feature by feature in panels of LANES * 2 items of the batch: item j of feature i of `features` is at
+// (j / NR * features + i) * NR + j % NR. So every product reads both factors as they lie, a feature's batch is one
+// core's alone, and what follows a product works on rows that are still in the cache. Every number is computed in an
+// order that does not depend on how many cores there are. The items that fill the last panel are 0 in every gradient.
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+
+namespace jittor {
+namespace stack {
+
+constexpr long LANES = 8;
+typedef float Vec __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
+constexpr long NR = 2 * LANES, MR = 6;  // a tile of MR x NR sums is what the registers hold
+constexpr long DEPTH = 256, ROWS = 96, COLUMNS = 48;  // blocks that stay in the first and second cache
+
+struct Layer {  // y = activation(norm(weight x + bias)); what an operator does not need stays null
+    long n_in, n_out;
+    float slope;  // of the activation below 0; 0: tanh
+    bool norm;
+    float eps, momentum;
+    const float *weight, *bias, *scale, *shift;
+    float *running_mean, *running_var, *d_weight, *d_bias, *d_scale, *d_shift;
+    const float* x;                       // what place() adds: input,
+    float *y, *normed, *inverse_std;      // what the gradients need,
+    float* delta;                         // gradient of weight x + bias
+};
+
+// Calls f(from, to) on every core, each with its share of 0..n in whole multiples of `unit`.
+template <class F>
+static void share(long n, long unit, F f) {
+    #pragma omp parallel
+    {
+        long units = (n + unit - 1) / unit, core = omp_get_thread_num(), cores = omp_get_num_threads();
+        f(units * core / cores * unit, std::min(n, units * (core + 1) / cores * unit));
+    }
+}
+
+// Calls f(position) for the n items of feature i.
+template <class F>
+static inline void each(long n, long features, long i, F f) {
+    for (long first = 0; first < n; first += NR) {
+        long at = first * features + i * NR;
+        if (n - first >= NR)
+            for (long j = 0; j < NR; j++) f(at + j);
+        else
+            for (long j = 0; j < n - first; j++) f(at + j);
+    }
+}
+
+// c (R, NR) = a (R, depth) b (depth, NR), added to what is there where `add`.
+template <int R>
+static void tile(long depth, const float* a, long row, long step, const float* b, float* c, long c_row, bool add) {
+    Vec sums[R][2];
+    for (int i = 0; i < R; i++)
+        for (int j = 0; j < 2; j++) sums[i][j] = add ? *(const Vec*)(c + i * c_row + j * LANES) : Vec{};
+    for (long k = 0; k < depth; k++, a += step, b += NR) {
+        Vec b0 = *(const Vec*)b, b1 = *(const Vec*)(b + LANES);
+        #pragma GCC unroll 6
+        for (int i = 0; i < R; i++) {
+            float x = a[i * row];
+            sums[i][0] += x * b0;
+            sums[i][1] += x * b1;
+        }
+    }
+    for (int i = 0; i < R; i++)
+        for (int j = 0; j < 2; j++) *(Vec*)(c + i * c_row + j * LANES) = sums[i][j];
+}
+
+static void tile(long rows, long depth, const float* a, long row, long step, const float* b, float* c, long c_row,
+                 bool add = false) {
+    switch (std::min(rows, MR)) {
+        case 1: return tile<1>(depth, a, row, step, b, c, c_row, add);
+        case 2: return tile<2>(depth, a, row, step, b, c, c_row, add);
+        case 3: return tile<3>(depth, a, row, step, b, c, c_row, add);
+        case 4: return tile<4>(depth, a, row, step, b, c, c_row, add);
+        case 5: return tile<5>(depth, a, row, step, b, c, c_row, add);
+        case 6: return tile<6>(depth, a, row, step, b, c, c_row, add);
+    }
+}
+
+// Features from..to of weight (n_out, n_in) x.
+static void product(const float* weight, long n_out, long n_in, const float* x, float* y, long n, long from, long to) {
+    for (long k = 0; k < n_in; k += DEPTH)
+        for (long first = 0; first < n; first += NR)
+            for (long i = from; i < to; i += MR)
+                tile(to - i, std::min(DEPTH, n_in - k), weight + i * n_in + k, n_in, 1, x + first * n_in + k * NR,
+                     y + first * n_out + i * NR, NR, k > 0);
+}
+
+// Features from..to of weight' d, where weight is (n_out, features) with rows n_in apart. Weights are copied in the order
+// in which tiles read them.
+static void product_back(const float* weight, long n_out, long n_in, const float* d, float* x, long features, long n,
+                         long from, long to) {
+    float copy[DEPTH * COLUMNS];
+    for (long k = from; k < to; k += COLUMNS) {
+        long width = std::min(COLUMNS, to - k);
+        for (long o = 0; o < n_out; o += DEPTH) {
+            long depth = std::min(DEPTH, n_out - o);
+            for (long r = 0; r < depth; r++)
+                for (long t = 0; t < width; t += MR) {
+                    const float* w = weight + (o + r) * n_in + k + t;
+                    if (width - t >= MR)
+                        std::copy(w, w + MR, copy + t * depth + r * MR);
+                    else
+                        std::copy(w, w + width - t, copy + t * depth + r * MR);
+                }
+            for (long first = 0; first < n; first += NR)
+                for (long t = 0; t < width; t += MR)
+                    tile(width - t, depth, copy + t * depth, 1, MR, d + first * n_out + o * NR,
+                         x + first * features + (k + t) * NR, NR, o > 0);
+        }
+    }
+}
+
+// d_weight (n_out, n_in) = delta x'
+static void product_weight(const Layer& l, long n) {
+    long panels = (l.n_in + NR - 1) / NR;
+    std::unique_ptr<float[]> turned(new float[panels * n * NR]);  // x in panels of features, item by item
+    share(l.n_in, NR, [&](long from, long to) {
+        for (long j = 0; j < n; j++)
+            for (long k = from; k < to; k++)
+                turned[(k / NR * n + j) * NR + k % NR] = l.x[(j / NR * l.n_in + k) * NR + j % NR];
+    });
+    share(l.n_out, MR, [&](long from, long to) {
+        std::unique_ptr<float[]> delta(new float[n * MR]);
+        for (long i = from; i < to; i += MR) {
+            long rows = std::min(MR, to - i);
+            for (long r = 0; r < rows; r++) {
+                long item = 0;
+                each(n, l.n_out, i + r, [&](long at) { delta[item++ * MR + r] = l.delta[at]; });
+            }
+            for (long k = 0; k < l.n_in; k += NR) {
+                const float* x = turned.get() + k * n;
+                float *d_weight = l.d_weight + i * l.n_in + k, last[MR * NR];
+                if (l.n_in - k >= NR) {
+                    tile(rows, n, delta.get(), 1, MR, x, d_weight, l.n_in);
+                    continue;
+                }
+                tile(rows, n, delta.get(), 1, MR, x, last, NR);
+                for (long r = 0; r < rows; r++)
+                    std::copy(last + r * NR, last + r * NR + l.n_in - k, d_weight + r * l.n_in);
+            }
+        }
+    });
+}
+
+// rows (n, width) -> panels of `features`, from feature `offset` on
+static void to_panels(const float* rows, float* panels, long n, long width, long features, long offset) {
+    share(width, NR, [&](long from, long to) {
+        for (long first = 0; first < n; first += NR)
+            for (long k = from; k < to; k += NR)
+                for (long j = 0; j < NR; j++)
+                    for (long i = k; i < std::min(k + NR, to); i++) {
+                        float x = first + j < n ? rows[(first + j) * width + i] : 0;
+                        panels[first * features + (offset + i) * NR + j] = x;
+                    }
+    });
+}
+
+// panels -> rows (n, features)
+static void to_rows(const float* panels, float* rows, long n, long features) {
+    share(features, NR, [&](long from, long to) {
+        for (long k = from; k < to; k += NR)
+            for (long j = 0; j < n; j++)
+                for (long i = k; i < std::min(k + NR, to); i++)
+                    rows[j * features + i] = panels[j / NR * NR * features + i * NR + j % NR];
+    });
+}
+
+// From weight x to y, in place, for feature i.
+static void activate(const Layer& l, long n, long i) {
+    float *y = l.y, bias = l.bias[i], slope = l.slope;
+    auto along = [&](auto f) { each(n, l.n_out, i, f); };
+    if (l.norm) {
+        float sum = 0, squares = 0;
+        along([&](long at) { sum += y[at]; });
+        float mean = sum / n;
+        along([&](long at) { squares += (y[at] - mean) * (y[at] - mean); });
+        float var = squares / n, inverse_std = 1 / std::sqrt(var + l.eps), scale = l.scale[i], shift = l.shift[i];
+        l.inverse_std[i] = inverse_std;
+        l.running_mean[i] += (mean + bias - l.running_mean[i]) * l.momentum;
+        l.running_var[i] += (var - l.running_var[i]) * l.momentum;
+        along([&](long at) {
+            l.normed[at] = (y[at] - mean) * inverse_std;
+            y[at] = l.normed[at] * scale + shift;
+        });
+        bias = 0;  // in the mean
+    }
+    if (slope)
+        along([&](long at) {
+            float z = y[at] + bias;
+            y[at] = z > 0 ? z : slope * z;
+        });
+    else
+        along([&](long at) { y[at] = std::tanh(y[at] + bias); });
+}
+
+// From y's gradient to that of weight x + bias, in place, for feature i; and the gradients of its parameters.
+static void activate_back(const Layer& l, long n, long i) {
+    float *d = l.delta, slope = l.slope, sum = 0, product = 0;
+    const float *y = l.y, *normed = l.normed;
+    auto along = [&](auto f) { each(n, l.n_out, i, f); };
+    if (slope)
+        along([&](long at) { d[at] *= y[at] > 0 ? 1 : slope; });
+    else
+        along([&](long at) { d[at] *= 1 - y[at] * y[at]; });
+    along([&](long at) { sum += d[at]; });
+    l.d_bias[i] = sum;
+    if (!l.norm) return;
+    along([&](long at) { product += d[at] * normed[at]; });
+    l.d_scale[i] = product;
+    l.d_shift[i] = sum;
+    l.d_bias[i] = 0;  // normalisation takes the bias away again
+    float factor = l.scale[i] * l.inverse_std[i], mean = sum / n, slant = product / n;
+    along([&](long at) { d[at] = factor * (d[at] - mean - normed[at] * slant); });
+}
+
+// Gives every layer its place in what is kept: x, then y, and where it normalises normed and inverse_std.
+template <size_t L>
+static void place(Layer (&layers)[L], long n, float* kept, float* deltas) {
+    long items = (n + NR - 1) / NR * NR;
+    const float* x = kept;
+    kept += layers[0].n_in * items;
+    for (Layer& l : layers) {
+        l.x = x;
+        x = l.y = kept;
+        kept += l.n_out * items;
+        if (l.norm) {
+            l.normed = kept;
+            l.inverse_std = kept + l.n_out * items;
+            kept = l.inverse_std + l.n_out;
+        }
+        l.delta = deltas;
+        deltas += l.n_out * items;
+    }
+}
+
+template <size_t L>
+static void forward(Layer (&layers)[L], long n, float* kept, float* y) {  // the inputs are in kept
+    place(layers, n, kept, nullptr);
+    for (Layer& l : layers)
+        share(l.n_out, MR, [&](long from, long to) {
+            for (long i = from; i < to; i += ROWS) {
+                product(l.weight, l.n_out, l.n_in, l.x, l.y, n, i, std::min(i + ROWS, to));
+                for (long r = i; r < std::min(i + ROWS, to); r++) activate(l, n, r);
+            }
+        });
+    to_rows(layers[L - 1].y, y, n, layers[L - 1].n_out);
+}
+
+template <size_t L>
+static void backward(Layer (&layers)[L], long n, const float* dy, float* kept, float* deltas) {
+    place(layers, n, kept, deltas);
+    to_panels(dy, layers[L - 1].delta, n, layers[L - 1].n_out, layers[L - 1].n_out, 0);
+    for (long i = L - 1; i >= 0; i--)
+        share(layers[i].n_out, MR, [&](long from, long to) {
+            Layer* l = layers + i;
+            if (i < long(L) - 1) product_back(l[1].weight, l[1].n_out, l[1].n_in, l[1].delta, l->delta, l->n_out, n, from, to);
+            for (long r = from; r < to; r++) activate_back(*l, n, r);
+        });
+}
+
+template <size_t L>
+static void backward_weights(Layer (&layers)[L], long n, float* kept, float* deltas) {
+    place(layers, n, kept, deltas);
+    for (Layer& l : layers) product_weight(l, n);
+}
+
+// The gradient of `width` features of the input, from `offset` on.
+static void backward_input(const Layer& l, long n, const float* delta, float* dx, long width, long offset) {
+    std::unique_ptr<float[]> panels(new float[(n + NR - 1) / NR * NR * width]);
+    share(width, MR, [&](long from, long to) {
+        product_back(l.weight + offset, l.n_out, l.n_in, delta, panels.get(), width, n, from, to);
+    });
+    to_rows(panels.get(), dx, n, width);
+}
+
+}  // namespace stack
+}  // namespace jittor
