@@ -6,7 +6,7 @@ import os
 import struct
 
 IMAGE_MAGIC, LABEL_MAGIC = 2051, 2049
-MAX_BYTES = 10**9  # unpacked; MNIST's largest file takes 47 MB
+CHUNK, MAX_CHUNKS = 2**20, 1000  # bytes read at a time, and how often; MNIST's largest file takes 47 MB
 FILES = [  # of the training and of the test set
     ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
     ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
@@ -19,7 +19,10 @@ def read_idx(path, magic):
     """Returns (number of items, bytes of all items) of a gzipped idx file; raises ValueError naming `path`."""
     try:
         with gzip.open(path, "rb") as file:
-            data = file.read(MAX_BYTES)
+            chunks = [file.read(CHUNK)]  # not all at once: gzip would take that much memory for any file
+            while chunks[-1] and len(chunks) < MAX_CHUNKS:
+                chunks.append(file.read(CHUNK))
+        data = b"".join(chunks)
     except FileNotFoundError:
         raise ValueError(f"{path} is missing")
     except (OSError, EOFError, ValueError) as error:  # EOFError: cut off; gzip.BadGzipFile is an OSError

@@ -107,7 +107,73 @@ def images():
     return open_image, files
 
 
-READERS = {"weights": weights, "images": images}
+LOG = {
+    "config": {"latent_dim": 3, "n_classes": 2, "img_size": 2, "lr": 0.0002, "ema": None, "n_epochs": 2},
+    "environment": {"jittor": "1.3", "device": "cpu", "processes": 1},
+    "changes": [{"epoch": 2, "config": {"lr": 0.01}}],
+    "epochs": [{"epoch": epoch, "d_loss": 0.1, "g_loss": 0.5, "seconds": 1.0} for epoch in (1, 2)],
+    "evaluations": [{"epoch": 2, "fid": None, "digit_fid": 6.6}],
+}
+
+
+def npz(**arrays):
+    whole = io.BytesIO()
+    np.savez(whole, **arrays)
+    return whole.getvalue()
+
+
+def checkpoint_files():
+    """A checkpoint and a generator of tiny networks, and the same compressed, with a pickle, with NaN."""
+    parameters = {"label_embedding.weight": (2, 2), "model.0.weight": (4, 5), "model.0.bias": (4,)}
+    arrays = {"epoch": 2, "data": "sha", "log": json.dumps(LOG), "layers": json.dumps({"generator": []})}
+    for network, optimizer in (("generator", "optimizer_G"), ("discriminator", "optimizer_D")):
+        arrays[f"{optimizer}/step"] = 4
+        for i, (name, shape) in enumerate(parameters.items()):
+            arrays[f"{network}/{name}"] = np.full(shape, 0.5, np.float32)
+            arrays.update({f"{optimizer}/{kind}/{i}": np.zeros(shape, np.float32) for kind in "mv"})
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **arrays)
+    generator = {
+        name: value for name, value in arrays.items() if name.startswith("generator") or name in ("log", "layers")
+    }
+    return {
+        "checkpoint": npz(**arrays),
+        "generator": npz(**generator),
+        "packed": packed.getvalue(),
+        "pickle": npz(**{**arrays, "log": np.array([print], dtype=object)}),
+        "NaN": npz(**{**arrays, "generator/model.0.bias": np.full(4, np.nan, np.float32)}),
+    }
+
+
+def checkpoints():
+    from support.checkpoint import read_checkpoint
+
+    return read_checkpoint, checkpoint_files()
+
+
+def generators():
+    from support.checkpoint import read_generator
+
+    return read_generator, checkpoint_files()
+
+
+def logs():
+    from support.log import read_log
+
+    nested = b"[" * 100_000
+    return read_log, {"log": json.dumps(LOG).encode(), "list": b"[]", "nested": nested, "NaN": b'{"epochs": NaN}'}
+
+
+def idx():
+    from support.idx import IMAGE_MAGIC, read_idx
+
+    header = struct.pack(">4i", IMAGE_MAGIC, 2, 28, 28)
+    files = {"images": header + bytes(2 * 28 * 28), "short": header + bytes(3), "labels": struct.pack(">2i", 2049, 1)}
+    return lambda path: read_idx(path, IMAGE_MAGIC), {name: gzip.compress(data) for name, data in files.items()}
+
+
+READERS = {"weights": weights, "images": images, "checkpoint": checkpoints, "generator": generators}
+READERS.update(log=logs, idx=idx)
 
 
 def opened(data):
