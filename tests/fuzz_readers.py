@@ -34,7 +34,7 @@ from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-MEMORY = 1_000_000_000  # bytes of address space for a reader, beside what its process starts with
+MEMORY = 1_500_000_000  # bytes for a reader; PIL takes 1.1 billion to turn and convert the largest image that is read
 HANG = 10  # seconds for an input
 UNCHECKED = list(HealthCheck)  # hypothesis's advice on speed and size
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -104,6 +104,10 @@ def images():
     add("16 bits", Image.fromarray(np.asarray(gray).astype(np.uint16) * 257))
     add("CMYK", colour.convert("CMYK"), "JPEG")
     add("GIF", gray, "GIF")
+    cut = files["gray PNG"].find(b"IDAT")
+    files["a chunk of 2 GB"] = files["gray PNG"][: cut - 4] + b"\x7f\xff\xff\xff" + files["gray PNG"][cut:-16]
+    chunks, close = opened(files["animated"])
+    files["large frames"] = close([b"IHDR" + struct.pack(">II", 9000, 9000) + chunks[0][12:], *chunks[1:]])
     return open_image, files
 
 
@@ -283,7 +287,12 @@ def child(name, place, seconds, examples, first_seed):
     def tried(data):
         (place / "input").write_bytes(data)
         figures["tried"] += 1
-        figures["read"] += attempt(read, place / "input")
+        try:
+            figures["read"] += attempt(read, place / "input")
+        except BaseException:
+            if not (place / "failed").exists():  # before hypothesis looks for a smaller one
+                shutil.copy(place / "input", place / "failed")
+            raise
         if figures["tried"] % 100 == 0:
             leave()
 
@@ -319,9 +328,10 @@ def fuzz(name, seconds=0, examples=0, first_seed=0):
             how = "error" if process.returncode > 0 else f"signal {-process.returncode}"
             result["failure"] = "hang" if process.returncode == -signal.SIGALRM else how
             result["stderr"] = process.stderr[-2000:]
-            if Path(place, "input").exists():
+            kept = Path(place, "failed" if Path(place, "failed").exists() else "input")  # a crash leaves the input
+            if kept.exists():
                 result["input"] = os.path.join(tempfile.mkdtemp(prefix=f"fuzz_{name}_"), "input")
-                shutil.copy(Path(place, "input"), result["input"])
+                shutil.copy(kept, result["input"])
     return result
 
 
