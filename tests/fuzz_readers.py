@@ -9,6 +9,7 @@ not stand is kept and named. A reader is added to READERS: a function that retur
 """
 
 import argparse
+import atexit
 import gzip
 import io
 import json
@@ -53,6 +54,7 @@ def weights():
     shapes = {names[0]: [2, 3, 2, 2], **{name: [2] for name in names[1:]}, "AuxLogits.conv0.bn.weight": [1]}
     with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as file:  # a small network: many inputs
         json.dump(shapes, file)
+    atexit.register(os.remove, file.name)
     inception_weights.SHAPES = file.name
     inception_weights.PACKAGE_SHA256 = mock.ANY
     arrays = {name: np.full(shape, 0.5, np.float32) for name, shape in shapes.items()}
