@@ -99,6 +99,7 @@ def bomb(path, member, size):
             file.write(bytes(1_000_000))
 
 
+@pytest.mark.slow
 def test_hostile_and_damaged_files(tmp_path, inception_weights):
     np.savez(tmp_path / "whole.npz", **inception_weights)
     whole = (tmp_path / "whole.npz").read_bytes()
