@@ -16,7 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
-from support.checkpoint import part, read_arrays
+from support import idx
+from support.checkpoint import SIZES, artist, part, read_arrays
 from support.files import find_grids, replace_file
 from support.log import LOSSES, SCORES
 
@@ -25,7 +26,6 @@ DATA = '<script type="application/json" id="data">null</script>'  # in the templ
 LARGEST_PAGE = 8 * 10**6  # bytes
 MOST_GRIDS = 100  # in a page
 QUALITY = 60  # of the grids, as WebP: 20,000 bytes each, where PNG takes 50,000
-TRAINING_IMAGES = 60000  # of MNIST, for logs that do not tell how many batches an epoch has
 NO_NETWORKS = {"generator": None, "discriminator": None}
 ENVIRONMENT = ("device", "processes", "threads", "jittor", "python")  # what the page shows of a log's
 ARRAYS = {  # of each kind of layer that the page can compute
@@ -134,15 +134,15 @@ def read_networks(run, log_path, log):
     arrays = read_arrays(path)
     try:
         layers, config = arrays["layers"], arrays["log"]["config"]
-        sizes = {name: config[name] for name in ("latent_dim", "n_classes", "img_size")}
+        sizes = {name: config[name] for name in SIZES}
         for name, value in sizes.items():
             if log["config"].get(name, value) != value:
                 raise ValueError(f"its {name} is {value}, where the log has {log['config'][name]}")
         n_classes, n_pixels = sizes["n_classes"], sizes["img_size"] ** 2
-        artist = "average" if "average" in layers else "generator"
+        drawing = artist(arrays)
         networks = {**NO_NETWORKS, "run": run, "sizes": sizes}
         for name, n_bytes, n_in, n_out in (
-            (artist, 2, n_classes + sizes["latent_dim"], n_pixels),
+            (drawing, 2, n_classes + sizes["latent_dim"], n_pixels),
             ("discriminator", 1, n_classes + n_pixels, 1),
         ):
             if name in layers:
@@ -150,7 +150,7 @@ def read_networks(run, log_path, log):
                 if own["label_embedding.weight"].shape != (n_classes, n_classes):
                     raise ValueError(f"label_embedding.weight of its {name} is not {n_classes} x {n_classes}")
                 check_layers(own, layers[name], n_in, n_out)
-                networks["generator" if name == artist else name] = pack(own, layers[name], n_bytes)
+                networks["generator" if name == drawing else name] = pack(own, layers[name], n_bytes)
     except KeyError as error:
         raise ValueError(f"{path} holds no networks of cgan.py: {error} is missing")
     except Exception as error:  # a checkpoint may hold anything
@@ -171,10 +171,11 @@ def command(config):
 
 
 def batches_per_epoch(log):
+    """Returns how many batches an epoch has; a log that does not say is taken to be of the whole of MNIST."""
     batches = log["epochs"][-1].get("batches")
     if not batches:
         config = {key: value for key, value in log["config"].items() if type(value) is int and value > 0}
-        batches = math.ceil(TRAINING_IMAGES / config.get("batch_size", 64))
+        batches = math.ceil(idx.MNIST[0] / config.get("batch_size", 64))
         batches = min(batches, config.get("max_batches", batches))
     return batches
 
