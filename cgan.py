@@ -200,14 +200,16 @@ def train(opt):
             noise = jt.randn(batch_size, opt.latent_dim)
             gen_labels = jt.randint(0, opt.n_classes, (batch_size,))
             gen_images = generator(noise, gen_labels)
-            g_loss = adversarial_loss(discriminator(gen_images, gen_labels), valid)
-            optimizer_G.step(g_loss)
+            validity = discriminator(gen_images, gen_labels)
+            g_loss = adversarial_loss(validity, valid)
+            optimizer_G.step(g_loss, retain_graph=True)
             if opt.ema is not None:
                 move_average(artist, generator, opt.ema)
 
-            # Discriminator: 1 for real images, 0 for the digits just generated
+            # Discriminator: 1 for real images, 0 for the digits just generated. The report asks it about those anew;
+            # it has not changed since, so its answer has not
             real_loss = adversarial_loss(discriminator(real_images, labels), valid)
-            fake_loss = adversarial_loss(discriminator(gen_images.detach(), gen_labels), fake)
+            fake_loss = adversarial_loss(validity, fake)
             d_loss = (real_loss + fake_loss) / 2
             optimizer_D.step(d_loss)
 

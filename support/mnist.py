@@ -7,6 +7,7 @@ import os
 import sys
 
 import numpy as np
+from PIL import Image
 
 from support.device import jt, quiet  # noqa: F401, before the next imports
 
@@ -23,28 +24,38 @@ class TransformedMNIST(MNIST):
     """
 
     def __init__(self, train, img_size=32, data_root=None):
-        preprocessing = transform.Compose(
-            [transform.Resize(img_size), transform.Gray(), transform.ImageNormalize(mean=[0.5], std=[0.5])]
-        )
+        gray = [transform.Gray(), transform.ImageNormalize(mean=[0.5], std=[0.5])]
+        preprocessing = transform.Compose([transform.Resize(img_size), *gray])
         # Jittor joins folder and file name as they stand, so the folder needs its slash.
         where = {} if data_root is None else {"data_root": os.path.join(data_root, ""), "download": False}
         with quiet():
             super().__init__(train=train, transform=preprocessing, **where)
-        self.grays = np.full(256, np.nan, np.float32)
-        codes = []
-        for start in range(0, self.total_len, 1000):
-            items = range(start, min(start + 1000, self.total_len))
-            images = np.stack([super(TransformedMNIST, self).__getitem__(i)[0] for i in items])
-            codes.append(np.rint((images + 1) * 127.5).astype(np.uint8))
-            self.grays[codes[-1]] = images
-        self.codes = np.concatenate(codes)
+        self.codes = resize(self.mnist["images"], img_size)
+        every_gray = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+        self.grays = transform.Compose(gray)(every_gray).ravel()
 
     def __getitem__(self, index):
-        return self.grays[self.codes[index]], self.mnist["labels"][index]
+        return self.grays[self.codes[index, None]], self.mnist["labels"][index].astype(np.int32)
+
+    def __iter__(self):
+        order = np.asarray(self._get_index_list())  # Jittor's, shuffled, and this process's share of it
+        for start in range(0, len(order), self.real_batch_size):
+            yield self.to_jittor(self[order[start : start + self.real_batch_size]])
 
     def arrays(self):
         """Returns all images, (N, 1, S, S) float32 in [-1, 1], and labels, (N,) int32."""
-        return self.grays[self.codes], self.mnist["labels"].astype(np.int32)
+        return self[np.arange(self.total_len)]
+
+
+def resize(images, size, chunk=1000):
+    """Returns images (N, H, W) uint8 as (N, size, size), as transform.Resize does with each of them."""
+    # Pillow resizes rows first, then columns, so that many images are one high image
+    def rows(images):
+        n, height, width = images.shape
+        one = Image.fromarray(images.reshape(n * height, width)).resize((size, n * height), Image.BILINEAR)
+        return np.asarray(one).reshape(n, height, size).transpose(0, 2, 1)
+
+    return np.concatenate([rows(rows(images[i : i + chunk])) for i in range(0, len(images), chunk)])
 
 
 def load_mnist(train, img_size=32, data_root=None):
