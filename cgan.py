@@ -217,7 +217,7 @@ def train(opt):
             if run.grid_due():
                 save_samples(run.grid_path(), artist, opt)
         if run.evaluation_due():
-            run.log_scores(evaluate(artist, discriminator, epoch))
+            run.log_scores(evaluate(networks, epoch))
 
 
 # ---------------------------------------------------------------- drawing

@@ -2,9 +2,12 @@
 
 python plot_curves.py results/log.json                  one run, files beside its log
 python plot_curves.py a/log.json b/log.json --output_dir curves     several runs, overlaid
+
+Runs that differ in nothing but the seed become one curve in the PNGs: their mean, in a band from lowest to highest.
 """
 
 import argparse
+import json
 import os
 import sys
 
@@ -17,6 +20,41 @@ STYLES = ["-", "--", ":", "-."]  # beside the colour: also readable in black and
 LOSSES = {"d_loss": "discriminator", "g_loss": "generator"}
 THIN = {"linewidth": 0.7, "alpha": 0.5, "zorder": 1}  # behind the means
 FIGURES = {"fid": "FID", "digit_fid": "digit FID"}
+
+
+def join_seeds(logs):
+    """Returns {name: log} with the runs that differ in nothing but their seed as one, named by the folder they share.
+
+    Its rows hold, for the epochs that all have, the mean of every figure, and <figure>_low and <figure>_high.
+    """
+    groups = {}
+    for name, log in logs.items():
+        config = {key: value for key, value in log["config"].items() if key != "seed"}
+        groups.setdefault(json.dumps(config, sort_keys=True) if config else name, []).append(name)
+    joined = {}
+    for names in groups.values():
+        shared = os.sep.join(
+            part for part in names[0].split(os.sep) if all(part in name.split(os.sep) for name in names)
+        )
+        name = names[0] if len(names) == 1 else f"{shared} ({len(names)} seeds)".strip()
+        joined[name] = join([logs[name] for name in names])
+    return joined
+
+
+def join(logs):
+    if len(logs) == 1:
+        return logs[0]
+    joined = {}
+    for part, figures in (("epochs", LOSSES), ("evaluations", FIGURES)):
+        by_epoch = [{row["epoch"]: row for row in log[part]} for log in logs]
+        joined[part] = [{"epoch": epoch} for epoch in by_epoch[0] if all(epoch in rows for rows in by_epoch)]
+        for row in joined[part]:
+            for figure in figures:
+                values = [rows[row["epoch"]].get(figure) for rows in by_epoch]
+                if None not in values:
+                    row.update({figure: sum(values) / len(values)})
+                    row.update({f"{figure}_low": min(values), f"{figure}_high": max(values)})
+    return joined
 
 
 def draw(path, panels):
@@ -39,6 +77,9 @@ def draw(path, panels):
             marker = "o" if len(rows) <= 20 else None  # a single point would not be seen without
             xs, ys = [row["epoch"] for row in rows], [row[key] for row in rows]
             lines += axes.plot(xs, ys, color=colour, linestyle=style, marker=marker, markersize=4)
+            if scored(rows, f"{key}_low"):
+                low, high = ([row[f"{key}_{end}"] for row in rows] for end in ("low", "high"))
+                axes.fill_between(xs, low, high, color=colour, alpha=0.2, linewidth=0)
             last = scored(rows, f"{key}_last")  # of the epoch's last batch, as the report collects it
             axes.plot([row["epoch"] for row in last], [row[f"{key}_last"] for row in last], color=colour, **THIN)
         axes.set_xlabel("epoch")
@@ -61,6 +102,7 @@ def plot_curves(logs, output_dir):
     logs: {name of the run: what `read_log` returns for it}.
     """
     os.makedirs(output_dir, exist_ok=True)
+    logs = join_seeds(logs)
     loss_panels, fid_panels, several = {}, {}, len(logs) > 1
     thin = any(scored(log["epochs"], "d_loss_last") for log in logs.values())
     explained = " (thin: its last batch)" if thin else ""

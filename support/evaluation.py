@@ -72,23 +72,31 @@ class Evaluation:
         self.test_features, _ = digit_classifier.read_digits(self.classifier, self.test_images)
         self.loaded = True
 
-    def __call__(self, generator, discriminator, epoch):
+    def __call__(self, networks, epoch):
         """Returns what the log holds of one evaluation: what score_digits and inception_scores return, and more.
 
+        networks: {"generator": ..., "discriminator": ..., and perhaps "average": the generator's running average, which
+        then draws; the generator's own scores, on the same noise, are under "generator"}.
         d_accuracy_real, d_accuracy_generated: how often the discriminator is right on all test images and on the
         generated digits.
         """
         if not self.loaded:
             self.load()
-        opt = self.opt
+        scores, images, labels = self.score(networks.get("average", networks["generator"]), epoch)
+        judged_real = judge(networks["discriminator"], self.test_images, self.test_labels)
+        scores["d_accuracy_real"] = float(judged_real.mean())
+        scores["d_accuracy_generated"] = float(1 - judge(networks["discriminator"], images, labels).mean())
+        if "average" in networks:
+            scores["generator"], *_ = self.score(networks["generator"], epoch)
+        return scores
 
-        draw = partial(self.draw, generator)
+    def score(self, generator, epoch):
+        """Returns the scores of a generator, and the digits that it drew for them."""
+        draw, opt = partial(self.draw, generator), self.opt
         scores = self.inception_scores(draw, epoch)
         images, labels = draw_digits(draw, stream(opt.seed, epoch, "digits"), opt.latent_dim, opt.n_classes)
         scores.update(score_digits(images, labels, self.classifier, self.test_features))
-        scores["d_accuracy_real"] = float(judge(discriminator, self.test_images, self.test_labels).mean())
-        scores["d_accuracy_generated"] = float(1 - judge(discriminator, images, labels).mean())
-        return scores
+        return scores, images, labels
 
     def inception_scores(self, draw, epoch):
         """Returns the report's FID, and KID, of opt.fid_samples random test images against as many generated ones.

@@ -48,8 +48,11 @@ class TransformedMNIST(MNIST):
 
 
 def resize(images, size, chunk=1000):
-    """Returns images (N, H, W) uint8 as (N, size, size), as transform.Resize does with each of them."""
-    # Pillow resizes rows first, then columns, so that many images are one high image
+    """Returns images (N, H, W) uint8 as (N, size, size), as transform.Resize does with each of them.
+
+    Pillow resizes rows first, then columns. Laid out as one high image, many are resized in one call.
+    """
+
     def rows(images):
         n, height, width = images.shape
         one = Image.fromarray(images.reshape(n * height, width)).resize((size, n * height), Image.BILINEAR)

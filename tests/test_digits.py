@@ -131,8 +131,10 @@ def test_running_average(tmp_path):
         if name not in ("log", "layers"):
             np.testing.assert_array_equal(value, split[name], err_msg=name)
             assert name.startswith("average/") or np.array_equal(value, plain[name])
-    scores = [file["log"]["evaluations"][-1]["digit_fid"] for file in (plain, straight, split)]
-    assert scores[1] == scores[2] != scores[0]
+    plain_scores, scores, split_scores = (file["log"]["evaluations"][-1] for file in (plain, straight, split))
+    assert scores == split_scores and scores["digit_fid"] != plain_scores["digit_fid"]
+    for figure, value in scores["generator"].items():  # the generator's own, beside the average's
+        assert value == plain_scores[figure]
     name = "model.11.weight"
     assert (straight[f"average/{name}"] != straight[f"generator/{name}"]).any()
     drawn = checkpoint.read_generator(str(tmp_path / "straight" / "results" / "checkpoint.npz"))[1]

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT, refused, run
 from PIL import Image
 
-from plot_curves import plot_curves, short_names
+from plot_curves import join_seeds, plot_curves, short_names
 from support.log import read_log
 
 
@@ -166,3 +166,19 @@ def test_a_single_epoch_with_a_single_fid_draws(finished_run, tmp_path):
     process = run("plot_curves.py", tmp_path / "log.json")
     assert process.returncode == 0, process.stderr
     assert set(drawn(tmp_path)) == {"loss.png", "fid.png"}
+
+
+def test_runs_that_differ_in_their_seed_are_one_curve(finished_run):
+    log = read_log(str(finished_run[0] / "results" / "log.json"))
+    other, lone = json.loads(json.dumps(log)), json.loads(json.dumps(log))
+    other["config"]["seed"], lone["config"]["lr"] = 1, 0.1
+    other["epochs"][0]["d_loss"] += 0.5
+    other["epochs"].pop()
+    joined = join_seeds({"lone.json": lone, "a/seed0.json": log, "a/seed1.json": other})
+    assert list(joined) == ["lone.json", "a (2 seeds)"] and joined["lone.json"] is lone
+    (row,) = joined["a (2 seeds)"]["epochs"]  # the epochs that both have
+    d_loss = log["epochs"][0]["d_loss"]
+    assert (row["epoch"], row["d_loss_low"], row["d_loss_high"]) == (1, d_loss, d_loss + 0.5)
+    assert row["d_loss"] == pytest.approx(d_loss + 0.25)
+    for row in joined["a (2 seeds)"]["evaluations"]:
+        assert row["digit_fid"] == row["digit_fid_low"] > 0

@@ -158,7 +158,8 @@ def test_a_test_image_passes_through_inception_once(monkeypatch, inception_file)
     monkeypatch.setattr(fid, "inception_features", lambda x, *args: seen.append(len(x)) or features(x, *args))
     opt = cgan.parse_flags(["--fid_samples", "2", "--inception_weights", str(inception_file)])
     evaluate = evaluation.Evaluation(Images(), opt, cgan.generate)
-    scores = [evaluate(cgan.Generator(100, 10, 32), cgan.Discriminator(10, 32, 512), epoch=1) for _ in range(2)]
+    networks = {"generator": cgan.Generator(100, 10, 32), "discriminator": cgan.Discriminator(10, 32, 512)}
+    scores = [evaluate(networks, epoch=1) for _ in range(2)]
     assert seen == [2, 2, 2]  # two test images once, two generated ones at every evaluation
     assert all(score["fid"] > 0 and len(score["class_accuracy"]) == 10 for score in scores)
 
@@ -166,10 +167,11 @@ def test_a_test_image_passes_through_inception_once(monkeypatch, inception_file)
 def test_no_figure_depends_on_which_others_are_computed(inception_file):
     """The same generator scored with and without Inception's weights."""
     jt.set_global_seed(0)
-    generator, discriminator, scores = cgan.Generator(100, 10, 32), cgan.Discriminator(10, 32, 512), []
+    networks = {"generator": cgan.Generator(100, 10, 32), "discriminator": cgan.Discriminator(10, 32, 512)}
+    scores = []
     for flags in (["--inception_weights", str(inception_file), "--fid_samples", "2"], []):
         evaluate = evaluation.Evaluation(Images(), cgan.parse_flags(flags), cgan.generate)
-        scores.append(evaluate(generator, discriminator, epoch=3))
+        scores.append(evaluate(networks, epoch=3))
     for name in ("digit_fid", "label_accuracy", "class_accuracy", "d_accuracy_real", "d_accuracy_generated"):
         assert scores[0][name] == scores[1][name]
     assert scores[0]["fid"] > 0 and scores[1]["fid"] is None

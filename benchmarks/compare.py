@@ -1,0 +1,152 @@
+"""Trains several configurations of cgan.py with several seeds each, and compares them.
+
+    python -m benchmarks.compare                trains what is missing, one run after the other, then prints the tables
+    python -m benchmarks.compare --table        the tables of the logs that are there, and what is missing
+
+Every run has a folder of its own, compared/<configuration>/seed<seed>, and goes on there where it was stopped. The log
+of a finished one is copied to results/compared/<configuration>/seed<seed>.json; the tables read these.
+A configuration is called better or worse than the report's only where the means of their seeds differ by more than two
+standard errors (Welch's: the root of the sum of both variances over their n).
+"""
+
+import math
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+
+from support.files import checkpoint_path, log_path, replace_file
+from support.flags import Parser
+from support.log import read_log
+
+EPOCHS = 100
+REPORT = "report"
+# {name: (flags beside --n_epochs and --seed, how many seeds)}. Seeds come in turn, so that every row fills up early.
+CONFIGURATIONS = {
+    REPORT: ("--ema 0.999", 5),  # trains the same as without: the average is scored beside the generator
+    "lr_d": ("--lr_d 0.00015", 3),
+    "hidden_d": ("--hidden_d 256", 3),
+    "dropout": ("--dropout", 3),
+    "two_rates": ("--lr_d 0.0004 --ema 0.999", 3),
+}
+AVERAGED = "averaged"  # a configuration's second row, where its flags have --ema
+LOGS = os.path.join("results", "compared")
+# {figure: (name, digits, whether higher is better; None: neither)}
+FIGURES = {
+    "d_loss": ("discriminator loss", 3, None),
+    "g_loss": ("generator loss", 3, None),
+    "label_accuracy": ("label accuracy", 4, True),
+    "digit_fid": ("digit FID", 1, False),
+}
+
+
+def planned():
+    """Returns [(configuration, flags, seed)] in the order of training."""
+    seeds = range(max(count for _, count in CONFIGURATIONS.values()))
+    return [(name, flags, seed) for seed in seeds for name, (flags, count) in CONFIGURATIONS.items() if seed < count]
+
+
+def kept_log(name, seed, folder=LOGS):
+    return os.path.join(folder, name, f"seed{seed}.json")
+
+
+def train(name, flags, seed, folder):
+    """Trains one run to its end, from where it stopped, and keeps its log."""
+    output_dir = os.path.join(folder, name, f"seed{seed}")
+    command = [sys.executable, "cgan.py", "--n_epochs", str(EPOCHS), "--output_dir", output_dir]
+    command += ["--resume"] if os.path.exists(checkpoint_path(output_dir)) else [*flags.split(), "--seed", str(seed)]
+    print(" ".join(command), flush=True)
+    subprocess.run(command, check=True)
+    os.makedirs(os.path.join(LOGS, name), exist_ok=True)
+    with open(log_path(output_dir), "rb") as log:
+        replace_file(kept_log(name, seed), lambda file: shutil.copyfileobj(log, file))
+
+
+def read_rows(folder=LOGS):
+    """Returns {row: {epoch: {figure: its values over the seeds}}} of the finished runs, rows in the tables' order."""
+    rows = {}
+    for name, flags, seed in sorted(planned(), key=lambda run: list(CONFIGURATIONS).index(run[0])):
+        if not os.path.exists(kept_log(name, seed, folder)):
+            continue
+        log = read_log(kept_log(name, seed, folder))
+        losses = {row["epoch"]: row for row in log["epochs"]}
+        for scores in log["evaluations"]:
+            own = scores.get("generator", scores)
+            for row, drawn in ((name, own), (f"{name}, {AVERAGED}", scores if "--ema" in flags else None)):
+                for figure in FIGURES:
+                    if drawn:
+                        values = rows.setdefault(row, {}).setdefault(scores["epoch"], {}).setdefault(figure, [])
+                        values.append({**losses[scores["epoch"]], **drawn}[figure])
+    return rows
+
+
+def spread(values):
+    return statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def standard_error(a, b):
+    """Returns the standard error of the difference of two means; NaN where either has one value only."""
+    return math.sqrt(spread(a) ** 2 / len(a) + spread(b) ** 2 / len(b))
+
+
+def verdict(values, others, higher_is_better):
+    """Returns "better" or "worse" where the means differ by more than two standard errors, else ""."""
+    difference = statistics.mean(values) - statistics.mean(others)
+    if not abs(difference) > 2 * standard_error(values, others):
+        return ""
+    return "better" if (difference > 0) == higher_is_better else "worse"
+
+
+def cell(values, digits, judged=""):
+    """Returns mean ± standard deviation, and a verdict on it."""
+    text = f"{statistics.mean(values):.{digits}f}"
+    if len(values) > 1:
+        text += f" ± {spread(values):.{digits}f}"
+    return f"{text} {judged}".rstrip()
+
+
+def table(rows, epoch=EPOCHS):
+    """Returns the Markdown table of all configurations at one epoch."""
+    lines = ["| | flags | n | " + " | ".join(name for name, _, _ in FIGURES.values()) + " |"]
+    lines.append("| --- " * (3 + len(FIGURES)) + "|")
+    for row, epochs in rows.items():
+        name, figures = row.split(",")[0], epochs[epoch]
+        cells = [f"`{CONFIGURATIONS[name][0]}`", str(len(figures["digit_fid"]))]
+        for figure, (_, digits, higher) in FIGURES.items():
+            others = rows.get(REPORT, epochs)[epoch][figure]
+            judged = "" if higher is None or row == REPORT else verdict(figures[figure], others, higher)
+            cells.append(cell(figures[figure], digits, judged))
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def course(rows, figure="digit_fid"):
+    """Returns the Markdown table of one figure over the epochs."""
+    epochs = sorted(next(iter(rows.values())))
+    lines = ["| epoch | " + " | ".join(rows) + " |", "| --- " * (1 + len(rows)) + "|"]
+    for epoch in epochs:
+        cells = [cell(row[epoch][figure], FIGURES[figure][1]) for row in rows.values()]
+        lines.append(f"| {epoch} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = Parser("Trains configurations with several seeds and compares them.")
+    parser.add_argument("--table", action="store_true", help="train nothing")
+    parser.add_argument("--output_dir", default="compared", help="where the runs go (default: compared)")
+    opt = parser.parse_args()
+    for run in [] if opt.table else planned():
+        if not os.path.exists(kept_log(run[0], run[2])):
+            train(*run, opt.output_dir)
+    rows = read_rows()
+    if rows:
+        print(f"Mean ± standard deviation over the seeds, after {EPOCHS} epochs:\n\n{table(rows)}\n")
+        print(f"{FIGURES['digit_fid'][0]} over the epochs:\n\n{course(rows)}")
+    missing = [f"{name} seed {seed}" for name, _, seed in planned() if not os.path.exists(kept_log(name, seed))]
+    if missing:
+        print("\nmissing: " + ", ".join(missing), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
