@@ -85,11 +85,14 @@ def shift(images, rng, most=2):
     return padded[np.arange(n).reshape(-1, 1, 1), 0, rows, columns][:, None]
 
 
-def train(n_epochs=8, batch_size=128, lr=0.002, seed=0):
-    """Trains a classifier on the training images, with a learning rate that falls to 0; returns it."""
+def train(data=None, n_epochs=8, batch_size=128, lr=0.002, seed=0):
+    """Trains a classifier, with a learning rate that falls to 0; returns it.
+
+    data: images (N, 1, 32, 32) in [-1, 1] and labels (N,) int32; None for MNIST's training images.
+    """
     jt.set_global_seed(seed)
     rng = np.random.default_rng(seed)
-    images, labels = load_mnist(train=True, img_size=IMG_SIZE).arrays()
+    images, labels = data or load_mnist(train=True, img_size=IMG_SIZE).arrays()
     test_images, test_labels = load_mnist(train=False, img_size=IMG_SIZE).arrays()
     model = DigitClassifier()
     optimizer = nn.Adam(model.parameters(), lr)

@@ -124,6 +124,15 @@ def weights_file(text):
     return text
 
 
+def generator_file(text):
+    """argparse type: a checkpoint, or a file that holds its generator alone."""
+    try:
+        read_generator(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error))
+    return text
+
+
 def resume(parser, opt, argv):
     """Returns the flags of the run that opt.resume names, those in `argv` above the checkpoint's.
 

@@ -1,0 +1,37 @@
+"""Classification accuracy score: how well does a network read real digits that was trained on generated ones only?
+
+    python -m benchmarks.accuracy_score                     results/reference/generator.npz
+    python -m benchmarks.accuracy_score --real              the same network, trained on the real training images
+
+Source: Ravuri & Vinyals 2019, "Classification Accuracy Score for Conditional Generative Models". The network is that of
+support/digit_classifier.py, which also says how it is trained; 60,000 generated digits, 6,000 of each, stand in for the
+training images. Its accuracy on the test images is printed after every epoch; the last one counts.
+"""
+
+import numpy as np
+
+from cgan import generate, load_generator
+from support import digit_classifier
+from support.flags import REFERENCE_GENERATOR, Parser, generator_file
+
+N_DIGITS = 60000
+
+
+def main():
+    parser = Parser("Accuracy on real digits of a classifier trained on generated ones.")
+    parser.add_argument(
+        "--generator", type=generator_file, default=REFERENCE_GENERATOR, help="a checkpoint, or its part"
+    )
+    parser.add_argument("--real", action="store_true", help="train on the real training images instead")
+    opt = parser.parse_args()
+    if opt.real:
+        digit_classifier.train()
+        return
+    generator = load_generator(opt.generator)
+    labels = np.arange(N_DIGITS) % 10
+    noise = np.random.default_rng(0).standard_normal((N_DIGITS, generator.latent_dim))
+    digit_classifier.train((generate(generator, noise, labels), labels.astype(np.int32)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""How varied are the digits that a generator draws, and does it copy its training images?
+
+    python -m benchmarks.variety                            results/reference/generator.npz
+    python -m benchmarks.variety --generator checkpoint.npz --picture nearest.png
+
+Prints a table of 10,000 generated digits and of as many real training digits (the floor), each beside the 10,000 test
+images, on the digit classifier's features; and how far digits are from their nearest training image. The picture shows
+20 generated digits, each above the training image that is nearest to it.
+"""
+
+from functools import partial
+
+import numpy as np
+
+from cgan import generate, load_generator
+from support import digit_classifier, drawing
+from support.evaluation import N_DIGITS, draw_digits
+from support.flags import REFERENCE_GENERATOR, Parser, generator_file
+from support.mnist import load_mnist
+
+CHUNK = 1000  # rows at a time, which bounds the memory
+SHOWN = 20
+
+
+def squared_distances(a, b):
+    """Yields (slice of a, squared Euclidean distances (rows, m)) of features a (n, d) and b (m, d), chunk by chunk."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    norms = (b**2).sum(1)
+    for start in range(0, len(a), CHUNK):
+        part = slice(start, start + CHUNK)
+        yield part, np.maximum((a[part] ** 2).sum(1)[:, None] + norms - 2 * a[part] @ b.T, 0)
+
+
+def squared_radii(features, k):
+    """Returns, for each of the features (n, d), its squared distance to the k-th nearest of the others: (n,)."""
+    return np.concatenate([np.partition(d, k, axis=1)[:, k] for _, d in squared_distances(features, features)])
+
+
+def balls_around(points, centres, k):
+    """Returns how many balls hold each point, (n,), and whether each ball holds any of the points, (m,).
+
+    The ball around a centre reaches as far as its k-th nearest neighbour among the centres.
+    """
+    radii, counts, filled = squared_radii(centres, k), [], np.zeros(len(centres), bool)
+    for _, distances in squared_distances(points, centres):
+        inside = distances <= radii
+        counts.append(inside.sum(1))
+        filled |= inside.any(0)
+    return np.concatenate(counts), filled
+
+
+def variety(real, generated):
+    """Returns the figures of generated features (m, d) beside real ones (n, d).
+
+    precision, recall: the share of generated digits within the real ones' balls, and the reverse, k = 3 (Kynkäänniemi
+    et al. 2019, "Improved Precision and Recall Metric for Assessing Generative Models").
+    density, coverage: how many real balls hold a generated digit, over k, and the share of real balls that hold any,
+    k = 5 (Naeem et al. 2020, "Reliable Fidelity and Diversity Metrics for Generative Models").
+    """
+    counts, covered = balls_around(generated, real, k=5)
+    return {
+        "precision": (balls_around(generated, real, k=3)[0] > 0).mean(),
+        "recall": (balls_around(real, generated, k=3)[0] > 0).mean(),
+        "density": counts.mean() / 5,
+        "coverage": covered.mean(),
+    }
+
+
+def nearest(features, training):
+    """Returns the number of each feature's nearest training image, (n,), and its distance, (n,)."""
+    found = [(d.argmin(1), d.min(1)) for _, d in squared_distances(features, training)]
+    numbers, squares = map(np.concatenate, zip(*found))
+    return numbers, np.sqrt(squares)
+
+
+def main():
+    parser = Parser("Variety of generated digits, and their nearest training images.")
+    parser.add_argument(
+        "--generator", type=generator_file, default=REFERENCE_GENERATOR, help="a checkpoint, or its part"
+    )
+    parser.add_argument("--picture", help="where to draw digits above their nearest training images")
+    opt = parser.parse_args()
+    generator, classifier = load_generator(opt.generator), digit_classifier.load()
+    rng = np.random.default_rng(0)
+    images, _ = draw_digits(partial(generate, generator), rng, generator.latent_dim, n_classes=10)
+    training, test = (load_mnist(train).arrays()[0] for train in (True, False))
+    of_training, of_test, of_generated = (
+        digit_classifier.read_digits(classifier, x)[0] for x in (training, test, images)
+    )
+
+    rows = {"real training digits": of_training[:N_DIGITS], "generated digits": of_generated}
+    scores = {name: variety(of_test, features) for name, features in rows.items()}
+    print("| | " + " | ".join(scores["generated digits"]) + " |\n" + "| --- " * 5 + "|")
+    for name, figures in scores.items():
+        print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in figures.values()) + " |")
+
+    # Real digits that the generator never saw lie this far from the training images: copies would lie nearer
+    numbers, distances = nearest(of_generated, of_training)
+    _, unseen = nearest(of_test, of_training)
+    print("\n| distance to the nearest training image | 1% | median |\n| --- | --- | --- |")
+    for name, values in (("test images", unseen), ("generated digits", distances)):
+        print(f"| {name} | {np.percentile(values, 1):.2f} | {np.median(values):.2f} |")
+    if opt.picture:
+        pairs = np.concatenate([images[:SHOWN], training[numbers[:SHOWN]]])
+        row = "0" * SHOWN
+        drawing.save_picture(opt.picture, drawing.lay_out(f"{row}\n{row}", pairs))
+        print(f"\nwrote {opt.picture}: {SHOWN} generated digits above their nearest training images")
+
+
+if __name__ == "__main__":
+    main()
