@@ -206,8 +206,8 @@ def train(opt):
             if opt.ema is not None:
                 move_average(artist, generator, opt.ema)
 
-            # Discriminator: 1 for real images, 0 for the digits just generated. The report asks it about those anew;
-            # it has not changed since, so its answer has not
+            # Discriminator: 1 for real images, 0 for the digits just generated. It has not changed since it judged
+            # these, so it need not be asked again; and this step moves its own parameters only
             real_loss = adversarial_loss(discriminator(real_images, labels), valid)
             fake_loss = adversarial_loss(validity, fake)
             d_loss = (real_loss + fake_loss) / 2

@@ -8,6 +8,7 @@ Runs that differ in nothing but the seed become one curve in the PNGs: their mea
 
 import argparse
 import json
+import math
 import os
 import sys
 
@@ -30,14 +31,20 @@ def join_seeds(logs):
     groups = {}
     for name, log in logs.items():
         config = {key: value for key, value in log["config"].items() if key != "seed"}
-        groups.setdefault(json.dumps(config, sort_keys=True) if config else name, []).append(name)
+        same = json.dumps([config, log["changes"]], sort_keys=True)
+        groups.setdefault(same if "seed" in log["config"] else name, []).append(name)
     joined = {}
     for names in groups.values():
-        shared = os.sep.join(
-            part for part in names[0].split(os.sep) if all(part in name.split(os.sep) for name in names)
+        if len({logs[name]["config"].get("seed") for name in names}) < len(
+            names
+        ):  # one seed twice: two runs to compare
+            joined.update((name, logs[name]) for name in names)
+            continue
+        parts = [name.split(os.sep) for name in names]
+        shared = os.sep.join(part for part in parts[0] if all(part in others for others in parts))
+        joined[f"{shared or ', '.join(names)} ({len(names)} seeds)" if names[1:] else names[0]] = join(
+            [logs[name] for name in names]
         )
-        name = names[0] if len(names) == 1 else f"{shared} ({len(names)} seeds)".strip()
-        joined[name] = join([logs[name] for name in names])
     return joined
 
 
@@ -77,9 +84,8 @@ def draw(path, panels):
             marker = "o" if len(rows) <= 20 else None  # a single point would not be seen without
             xs, ys = [row["epoch"] for row in rows], [row[key] for row in rows]
             lines += axes.plot(xs, ys, color=colour, linestyle=style, marker=marker, markersize=4)
-            if scored(rows, f"{key}_low"):
-                low, high = ([row[f"{key}_{end}"] for row in rows] for end in ("low", "high"))
-                axes.fill_between(xs, low, high, color=colour, alpha=0.2, linewidth=0)
+            low, high = ([row.get(f"{key}_{end}", math.nan) for row in rows] for end in ("low", "high"))
+            axes.fill_between(xs, low, high, color=colour, alpha=0.2, linewidth=0)  # of several seeds
             last = scored(rows, f"{key}_last")  # of the epoch's last batch, as the report collects it
             axes.plot([row["epoch"] for row in last], [row[f"{key}_last"] for row in last], color=colour, **THIN)
         axes.set_xlabel("epoch")
@@ -106,6 +112,7 @@ def plot_curves(logs, output_dir):
     loss_panels, fid_panels, several = {}, {}, len(logs) > 1
     thin = any(scored(log["epochs"], "d_loss_last") for log in logs.values())
     explained = " (thin: its last batch)" if thin else ""
+    band = " (band: lowest to highest seed)" if any("d_loss_low" in log["epochs"][0] for log in logs.values()) else ""
     for i, (name, log) in enumerate(logs.items()):
         look = f"C{i}", STYLES[i % len(STYLES)]
         for j, (key, network) in enumerate(LOSSES.items()):
@@ -113,12 +120,12 @@ def plot_curves(logs, output_dir):
                 panel, curve = f"{network}'s mean loss of the epoch", (log["epochs"], key, name, *look)
             else:
                 panel, curve = "mean loss of the epoch", (log["epochs"], key, network, f"C{j}", STYLES[j])
-            loss_panels.setdefault(panel + explained, []).append(curve)
+            loss_panels.setdefault(panel + explained + band, []).append(curve)
         for key, label in FIGURES.items():
             rows = scored(log["evaluations"], key)
             if rows:
                 curve = (rows, key, name if several else label, *look)
-                fid_panels.setdefault(f"{label} (lower is better)", []).append(curve)
+                fid_panels.setdefault(f"{label} (lower is better){band}", []).append(curve)
     draw(os.path.join(output_dir, "loss.png"), loss_panels)
     evaluations = [row for log in logs.values() for row in log["evaluations"]]
     if not evaluations:

@@ -6,7 +6,8 @@
 Every run has a folder of its own, compared/<configuration>/seed<seed>, and goes on there where it was stopped. The log
 of a finished one is copied to results/compared/<configuration>/seed<seed>.json; the tables read these.
 A configuration is called better or worse than the report's only where the means of their seeds differ by more than two
-standard errors (Welch's: the root of the sum of both variances over their n).
+standard errors (Welch's: the root of the sum of both variances over their n). With 3 and 5 seeds, chance alone exceeds
+that in about one of nine comparisons.
 """
 
 import math
@@ -24,15 +25,15 @@ EPOCHS = 100
 REPORT = "report"
 # {name: (flags beside --n_epochs and --seed, how many seeds)}. Seeds come in turn, so that every row fills up early.
 CONFIGURATIONS = {
-    REPORT: ("--ema 0.999", 5),  # trains the same as without: the average is scored beside the generator
-    "lr_d": ("--lr_d 0.00015", 3),
-    "hidden_d": ("--hidden_d 256", 3),
-    "dropout": ("--dropout", 3),
-    "two_rates": ("--lr_d 0.0004 --ema 0.999", 3),
+    REPORT: ({"ema": 0.999}, 5),  # it trains as without --ema, and its average is scored beside it
+    "lr_d": ({"lr_d": 0.00015}, 3),
+    "hidden_d": ({"hidden_d": 256}, 3),
+    "dropout": ({"dropout": True}, 3),
+    "two_rates": ({"lr_d": 0.0004, "ema": 0.999}, 3),
 }
-AVERAGED = "averaged"  # a configuration's second row, where its flags have --ema
+AVERAGED = ", averaged"  # a configuration's second row, where its flags have --ema
 LOGS = os.path.join("results", "compared")
-# {figure: (name, digits, whether higher is better; None: neither)}
+# {figure: (name, digits, is higher is better; None: neither)}
 FIGURES = {
     "d_loss": ("discriminator loss", 3, None),
     "g_loss": ("generator loss", 3, None),
@@ -47,37 +48,54 @@ def planned():
     return [(name, flags, seed) for seed in seeds for name, (flags, count) in CONFIGURATIONS.items() if seed < count]
 
 
-def kept_log(name, seed, folder=LOGS):
-    return os.path.join(folder, name, f"seed{seed}.json")
+def command_line(flags):
+    """Returns {"lr_d": 0.1, "dropout": True} as ["--lr_d", "0.1", "--dropout"]."""
+    return [word for flag, value in flags.items() for word in [f"--{flag}", str(value)][: 1 if value is True else 2]]
+
+
+def kept_log(name, seed):
+    return os.path.join(LOGS, name, f"seed{seed}.json")
 
 
 def train(name, flags, seed, folder):
-    """Trains one run to its end, from where it stopped, and keeps its log."""
+    """Trains one run to its end, from where it stopped, and keeps its log. Ends the program where it was stopped."""
     output_dir = os.path.join(folder, name, f"seed{seed}")
     command = [sys.executable, "cgan.py", "--n_epochs", str(EPOCHS), "--output_dir", output_dir]
-    command += ["--resume"] if os.path.exists(checkpoint_path(output_dir)) else [*flags.split(), "--seed", str(seed)]
+    started = os.path.exists(checkpoint_path(output_dir))
+    command += ["--resume"] if started else command_line({**flags, "seed": seed})
     print(" ".join(command), flush=True)
-    subprocess.run(command, check=True)
+    status = subprocess.run(command).returncode
+    if status == 1:  # it said why: it diverged, say. The others can be trained all the same
+        return
+    if status:
+        sys.exit(status)
     os.makedirs(os.path.join(LOGS, name), exist_ok=True)
     with open(log_path(output_dir), "rb") as log:
         replace_file(kept_log(name, seed), lambda file: shutil.copyfileobj(log, file))
 
 
-def read_rows(folder=LOGS):
-    """Returns {row: {epoch: {figure: its values over the seeds}}} of the finished runs, rows in the tables' order."""
+def read_rows():
+    """Returns {row: {epoch: {figure: its values over the seeds}}} of the finished runs, rows in the tables' order.
+
+    Ends the program with one line where a log is of other flags.
+    """
     rows = {}
     for name, flags, seed in sorted(planned(), key=lambda run: list(CONFIGURATIONS).index(run[0])):
-        if not os.path.exists(kept_log(name, seed, folder)):
+        path = kept_log(name, seed)
+        if not os.path.exists(path):
             continue
-        log = read_log(kept_log(name, seed, folder))
+        log = read_log(path)
+        for flag, value in {**flags, "seed": seed}.items():
+            if log["config"].get(flag) != value:
+                sys.exit(f"{path}: {flag} must be {value}, but is {log['config'].get(flag)}")
         losses = {row["epoch"]: row for row in log["epochs"]}
         for scores in log["evaluations"]:
-            own = scores.get("generator", scores)
-            for row, drawn in ((name, own), (f"{name}, {AVERAGED}", scores if "--ema" in flags else None)):
+            drawn = {name: scores["generator"], name + AVERAGED: scores} if "ema" in flags else {name: scores}
+            for row, figures in drawn.items():
+                figures = {**losses[scores["epoch"]], **figures}
                 for figure in FIGURES:
-                    if drawn:
-                        values = rows.setdefault(row, {}).setdefault(scores["epoch"], {}).setdefault(figure, [])
-                        values.append({**losses[scores["epoch"]], **drawn}[figure])
+                    rows.setdefault(row, {}).setdefault(scores["epoch"], {}).setdefault(figure, [])
+                    rows[row][scores["epoch"]][figure].append(figures[figure])
     return rows
 
 
@@ -106,16 +124,18 @@ def cell(values, digits, judged=""):
     return f"{text} {judged}".rstrip()
 
 
-def table(rows, epoch=EPOCHS):
-    """Returns the Markdown table of all configurations at one epoch."""
+def table(rows, epoch):
+    """Returns the Markdown table of all configurations at one epoch; averages are judged beside the report's."""
     lines = ["| | flags | n | " + " | ".join(name for name, _, _ in FIGURES.values()) + " |"]
     lines.append("| --- " * (3 + len(FIGURES)) + "|")
     for row, epochs in rows.items():
-        name, figures = row.split(",")[0], epochs[epoch]
-        cells = [f"`{CONFIGURATIONS[name][0]}`", str(len(figures["digit_fid"]))]
+        averaged, figures = row.endswith(AVERAGED), epochs[epoch]
+        flags = CONFIGURATIONS[row.replace(AVERAGED, "")][0].items()
+        words = command_line({flag: value for flag, value in flags if averaged or flag != "ema"})
+        cells = [f"`{' '.join(words)}`" if words else "", str(len(figures["digit_fid"]))]
         for figure, (_, digits, higher) in FIGURES.items():
-            others = rows.get(REPORT, epochs)[epoch][figure]
-            judged = "" if higher is None or row == REPORT else verdict(figures[figure], others, higher)
+            others = rows.get(REPORT + averaged * AVERAGED, epochs)[epoch][figure]
+            judged = "" if higher is None else verdict(figures[figure], others, higher)
             cells.append(cell(figures[figure], digits, judged))
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -134,14 +154,14 @@ def course(rows, figure="digit_fid"):
 def main():
     parser = Parser("Trains configurations with several seeds and compares them.")
     parser.add_argument("--table", action="store_true", help="train nothing")
-    parser.add_argument("--output_dir", default="compared", help="where the runs go (default: compared)")
+    parser.add_argument("--output_dir", default="compared", help="where the runs go")
     opt = parser.parse_args()
-    for run in [] if opt.table else planned():
-        if not os.path.exists(kept_log(run[0], run[2])):
-            train(*run, opt.output_dir)
+    for name, flags, seed in [] if opt.table else planned():
+        if not os.path.exists(kept_log(name, seed)):
+            train(name, flags, seed, opt.output_dir)
     rows = read_rows()
     if rows:
-        print(f"Mean ± standard deviation over the seeds, after {EPOCHS} epochs:\n\n{table(rows)}\n")
+        print(f"Mean ± standard deviation over the seeds, after {EPOCHS} epochs:\n\n{table(rows, EPOCHS)}\n")
         print(f"{FIGURES['digit_fid'][0]} over the epochs:\n\n{course(rows)}")
     missing = [f"{name} seed {seed}" for name, _, seed in planned() if not os.path.exists(kept_log(name, seed))]
     if missing:
@@ -149,4 +169,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)  # the run said what it kept

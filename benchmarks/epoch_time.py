@@ -337,14 +337,13 @@ def floor():
     generator = [(110, 128), (128, 256), (256, 512), (512, 1024), (1024, 1024)]
     discriminator = [(1034, 512), (512, 512), (512, 512), (512, 1)]
 
-    def layers(shapes, rows, forward=True, weights=True, first=False):
-        """Milliseconds of the products: forward, the weights' gradients, the inputs' (the `first` input's too)."""
-        total = sum(product_ms(rows, n_in, n_out) for n_in, n_out in shapes if forward)
-        total += sum(product_ms(n_out, rows, n_in) for n_in, n_out in shapes if weights)
-        return total + sum(product_ms(rows, n_out, n_in) for n_in, n_out in (shapes if first else shapes[1:]))
+    def layers(shapes, rows):
+        """Milliseconds of the products: forward, the weights' gradients, the inputs' but for the first layer."""
+        total = sum(product_ms(rows, n_in, n_out) + product_ms(n_out, rows, n_in) for n_in, n_out in shapes)
+        return total + sum(product_ms(rows, n_out, n_in) for n_in, n_out in shapes[1:])
 
-    products = layers(generator, 64) + layers(discriminator, 128)
-    products += layers(discriminator, 64, forward=False, weights=False, first=True)  # to the generated images
+    # The discriminator's gradients of generated digits, from one output an image, are proportional for both losses
+    products = layers(generator, 64) + layers(discriminator, 128) + product_ms(64, 512, 1034)
     n_parameters = sum(n_in * n_out + n_out for n_in, n_out in generator + discriminator)
     # 7 arrays: parameters, both moments and gradients are read, the first three written. A copy moves two.
     halves = [(np.zeros(size, np.float32), np.ones(size, np.float32)) for size in [int(3.5 * n_parameters / 2)] * 2]

@@ -108,7 +108,7 @@ class Stack:
 
 def operator(source, n, inputs, shapes, changed=()):
     """Returns new Vars of these shapes. changed: Vars that are written in place, after the new ones."""
-    if not changed:
+    if not changed:  # makes its outputs itself, in less time
         return jt.code(shapes, ["float32"] * len(shapes), inputs, cpu_header=HEADER, cpu_src=source, data={"n": n})
     outputs = [jt.empty(shape) for shape in shapes]
     jt.code(inputs, [*outputs, *changed], cpu_header=HEADER, cpu_src=source, data={"n": n})

@@ -24,6 +24,7 @@ class TransformedMNIST(MNIST):
     """
 
     def __init__(self, train, img_size=32, data_root=None):
+        # What an image goes through. Here resize() and a table of all grays compute the same, for all images at once
         gray = [transform.Gray(), transform.ImageNormalize(mean=[0.5], std=[0.5])]
         preprocessing = transform.Compose([transform.Resize(img_size), *gray])
         # Jittor joins folder and file name as they stand, so the folder needs its slash.
@@ -38,9 +39,9 @@ class TransformedMNIST(MNIST):
         return self.grays[self.codes[index, None]], self.mnist["labels"][index].astype(np.int32)
 
     def __iter__(self):
-        order = np.asarray(self._get_index_list())  # Jittor's, shuffled, and this process's share of it
-        for start in range(0, len(order), self.real_batch_size):
-            yield self.to_jittor(self[order[start : start + self.real_batch_size]])
+        order, size = np.asarray(self._get_index_list()), self.real_batch_size  # Jittor's, this process's share
+        for i in range(self.batch_len):
+            yield self.to_jittor(self[order[i * size : (i + 1) * size]])
 
     def arrays(self):
         """Returns all images, (N, 1, S, S) float32 in [-1, 1], and labels, (N,) int32."""

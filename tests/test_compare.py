@@ -2,9 +2,9 @@
 
 import json
 import statistics
-from pathlib import Path
 
-from conftest import ROOT, run
+import pytest
+from conftest import ROOT
 
 from benchmarks import compare
 from support.log import read_log
@@ -17,33 +17,63 @@ def test_a_difference_counts_beyond_two_standard_errors():
     assert compare.verdict([1.0], [2.0, 2.2], higher_is_better=False) == ""  # one seed says nothing
 
 
-def test_the_table_is_the_logs(finished_run, tmp_path):
-    log = read_log(str(finished_run[0] / "results" / "log.json"))
-    found = []
-    for seed, digit_fid in ((0, 5.0), (1, 6.0)):
-        for scores in log["evaluations"]:
-            scores.update(digit_fid=8.0, generator={**scores, "digit_fid": digit_fid})
-        for name in ("report", "lr_d"):
-            path = tmp_path / name / f"seed{seed}.json"
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(json.dumps(log))
-        found.append(digit_fid)
-    rows = compare.read_rows(str(tmp_path))
+@pytest.fixture
+def logs(finished_run, monkeypatch, tmp_path):
+    """Two seeds' logs of two configurations: (the folder, the log of one, the digit FIDs of both)."""
+    monkeypatch.setattr(compare, "LOGS", str(tmp_path))
+    log, digit_fids = read_log(str(finished_run[0] / "results" / "log.json")), [5.0, 6.0]
+    for name in ("report", "lr_d"):
+        (tmp_path / name).mkdir()
+        for seed, digit_fid in enumerate(digit_fids):
+            log["config"].update(compare.CONFIGURATIONS[name][0], seed=seed)
+            for scores in log["evaluations"]:
+                scores.update(digit_fid=digit_fid)
+                scores.pop("generator", None)
+                if name == "report":
+                    scores.update(digit_fid=8.0, generator=dict(scores))
+            (tmp_path / name / f"seed{seed}.json").write_text(json.dumps(log))
+    return tmp_path, log, digit_fids
+
+
+def test_the_table_is_the_logs(logs):
+    _, log, found = logs
+    rows = compare.read_rows()
     assert list(rows) == ["report", "report, averaged", "lr_d"]
     epoch = max(rows["report"])
-    assert rows["report"][epoch]["digit_fid"] == found and rows["report, averaged"][epoch]["digit_fid"] == [8.0, 8.0]
+    assert rows["report"][epoch]["digit_fid"] == rows["lr_d"][epoch]["digit_fid"] == found
+    assert rows["report, averaged"][epoch]["digit_fid"] == [8.0, 8.0]
     table = compare.table(rows, epoch).splitlines()
     assert len(table) == 5
-    assert f"| 2 | {log['epochs'][epoch - 1]['d_loss']:.3f} ± 0.000 |" in table[2]
+    assert table[2].startswith(f"| report |  | 2 | {log['epochs'][epoch - 1]['d_loss']:.3f} ± 0.000 |")
     assert table[2].endswith(f"| {statistics.mean(found):.1f} ± {statistics.stdev(found):.1f} |")
-    assert table[3].endswith("| 8.0 ± 0.0 worse |")
+    assert table[3].startswith("| report, averaged | `--ema 0.999` |") and table[3].endswith("| 8.0 ± 0.0 |")
     assert f"| {epoch} | 5.5 ± 0.7 | 8.0 ± 0.0 | 5.5 ± 0.7 |" in compare.course(rows)
 
 
-def test_what_is_missing_is_said():
-    process = run("-m", "benchmarks.compare", "--table")
-    assert process.returncode == 0, process.stderr
-    for name, (_, seeds) in compare.CONFIGURATIONS.items():
-        for seed in range(seeds):
-            kept = Path(compare.kept_log(name, seed, ROOT / compare.LOGS)).exists()
-            assert kept != (f"{name} seed {seed}" in process.stderr)
+def test_what_is_missing_is_said(logs, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["compare", "--table"])
+    monkeypatch.setattr(compare, "EPOCHS", 2)
+    compare.main()
+    output = capsys.readouterr()
+    assert "| lr_d | `--lr_d 0.00015` | 2 |" in output.out
+    assert "lr_d seed 2" in output.err and "lr_d seed 1" not in output.err
+
+
+def test_a_log_of_other_flags_is_refused(logs):
+    path = logs[0] / "lr_d" / "seed0.json"
+    path.write_text(path.read_text().replace("0.00015", "0.0003"))
+    with pytest.raises(SystemExit, match=r"seed0.json: lr_d must be 0.00015, but is 0.0003"):
+        compare.read_rows()
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_where_it_stopped(monkeypatch, tmp_path):
+    monkeypatch.setattr(compare, "LOGS", str(tmp_path / "logs"))
+    monkeypatch.chdir(ROOT)
+    flags = {"max_batches": 2, "dropout": True}
+    for epochs in (1, 2):
+        monkeypatch.setattr(compare, "EPOCHS", epochs)
+        compare.train("short", flags, 7, str(tmp_path))
+    log = read_log(compare.kept_log("short", 7))
+    assert len(log["epochs"]) == 2
+    assert [log["config"][flag] for flag in ("max_batches", "dropout", "seed")] == [2, True, 7]

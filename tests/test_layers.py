@@ -163,15 +163,24 @@ def train(steps, n=64, judge_again=False):
     return np.array(losses), discriminator.model[8].weight.numpy()
 
 
-def test_a_training_is_the_plain_loops(monkeypatch):
-    class PlainSequential(nn.Sequential):
-        def execute(self, *inputs):
-            return super().execute(jt.concat(list(inputs), dim=1))
+class PlainSequential(nn.Sequential):
+    def execute(self, *inputs):
+        return super().execute(jt.concat(list(inputs), dim=1))
 
+
+def test_a_training_is_the_plain_loops(monkeypatch):
     ours, _ = train(30)
     monkeypatch.setattr(cgan, "Sequential", PlainSequential)
     theirs, _ = train(30, judge_again=True)
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_judging_generated_digits_again_gives_the_same_bits(monkeypatch, plain):
+    if plain:
+        monkeypatch.setattr(cgan, "Sequential", PlainSequential)
+    for once, again in zip(train(5), train(5, judge_again=True)):
+        np.testing.assert_array_equal(once, again)
 
 
 def test_the_same_bits_with_any_number_of_threads():

@@ -18,6 +18,21 @@ def test_images_are_what_jittors_loader_gives(img_size):
             np.testing.assert_array_equal(a, c)
 
 
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_batches_are_what_jittors_loader_gives(drop_last):
+    ours = load_mnist(train=False)
+    theirs = MNIST(train=False, transform=ours.transform)
+    for dataset in (ours, theirs):
+        dataset.set_attrs(batch_size=640, shuffle=True, drop_last=drop_last)
+        dataset._shuffle_rng = np.random.default_rng(3)
+    batches = [[[var.numpy() for var in batch] for batch in dataset] for dataset in (ours, theirs)]
+    assert len(batches[0]) == len(batches[1]) == (15 if drop_last else 16)
+    for a, b in zip(*batches):
+        for x, y in zip(a, b):
+            assert x.dtype == y.dtype
+            np.testing.assert_array_equal(x, y)
+
+
 def test_the_whole_of_mnist():
     training, test = load_mnist(train=True).set_attrs(batch_size=64, shuffle=True), load_mnist(train=False)
     assert (training.total_len, test.total_len, len(training)) == (60000, 10000, 938)

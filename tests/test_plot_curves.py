@@ -168,17 +168,27 @@ def test_a_single_epoch_with_a_single_fid_draws(finished_run, tmp_path):
     assert set(drawn(tmp_path)) == {"loss.png", "fid.png"}
 
 
-def test_runs_that_differ_in_their_seed_are_one_curve(finished_run):
+def test_runs_that_differ_in_their_seed_are_one_curve(finished_run, figures, tmp_path):
     log = read_log(str(finished_run[0] / "results" / "log.json"))
-    other, lone = json.loads(json.dumps(log)), json.loads(json.dumps(log))
+    other, lone, again = (json.loads(json.dumps(log)) for _ in range(3))
     other["config"]["seed"], lone["config"]["lr"] = 1, 0.1
-    other["epochs"][0]["d_loss"] += 0.5
-    other["epochs"].pop()
-    joined = join_seeds({"lone.json": lone, "a/seed0.json": log, "a/seed1.json": other})
-    assert list(joined) == ["lone.json", "a (2 seeds)"] and joined["lone.json"] is lone
-    (row,) = joined["a (2 seeds)"]["epochs"]  # the epochs that both have
-    d_loss = log["epochs"][0]["d_loss"]
-    assert (row["epoch"], row["d_loss_low"], row["d_loss_high"]) == (1, d_loss, d_loss + 0.5)
+    again["changes"] = [{"epoch": 2, "config": {"lr": 0.1}}]
+    other["epochs"][1]["d_loss"] += 0.5
+    logs = {"lone": lone, "a/seed0": log, "a/seed1": other, "again": again}
+    joined = join_seeds(logs)
+    assert list(joined) == ["lone", "a (2 seeds)", "again"] and joined["lone"] is lone
+    row, d_loss = joined["a (2 seeds)"]["epochs"][1], log["epochs"][1]["d_loss"]
+    assert (row["epoch"], row["d_loss_low"], row["d_loss_high"]) == (2, d_loss, d_loss + 0.5)
     assert row["d_loss"] == pytest.approx(d_loss + 0.25)
     for row in joined["a (2 seeds)"]["evaluations"]:
         assert row["digit_fid"] == row["digit_fid_low"] > 0
+    plot_curves(logs, str(tmp_path))
+    axes = figures[0].axes[0]
+    assert "band" in axes.get_ylabel() and len(axes.collections) == 3
+    (band,) = axes.collections[1].get_paths()
+    assert band.vertices[:, 1].max() == pytest.approx(d_loss + 0.5)
+
+    other["epochs"].pop()
+    assert [row["epoch"] for row in join_seeds(logs)["a (2 seeds)"]["epochs"]] == [1]
+    assert list(join_seeds({"seed0": log, "seed1": other})) == ["seed0, seed1 (2 seeds)"]
+    assert list(join_seeds({"a": log, "b": log})) == ["a", "b"]  # the same seed: two runs, not one

@@ -24,7 +24,7 @@ def log(name):
 
 def command_of(config):
     """Returns the command that trains the same: all flags but those that only say what is scored and where it goes."""
-    defaults = vars(cgan.parse_flags([]))
+    defaults = {**vars(cgan.parse_flags([])), "lr_d": config["lr"]}
     elsewhere = ("output_dir", "inception_weights")
     given = [(name, value) for name, value in config.items() if name not in elsewhere and value != defaults[name]]
     return " ".join(["python cgan.py", *(f"--{name} {value}" for name, value in given)])
