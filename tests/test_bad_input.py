@@ -125,6 +125,7 @@ def test_data_root_that_does_not_exist(tmp_path):
     refused(tmp_path, ROOT / "cgan.py", "--data_root", "nowhere", names=["--data_root", "nowhere", "missing"])
 
 
+@pytest.mark.slow
 def test_data_root_whose_last_batch_would_be_one(tmp_path, mnist):
     write_idx(mnist / MNIST_FILES[0], [2051, 129, 28, 28], np.zeros(129 * 28 * 28))
     write_idx(mnist / MNIST_FILES[1], [2049, 129], np.zeros(129))

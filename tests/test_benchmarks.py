@@ -7,8 +7,9 @@ import pytest
 import cgan
 from benchmarks import epoch_time
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 @pytest.mark.parametrize("changes", range(len(epoch_time.CHANGES) + 1))
 def test_the_plain_loop_with_its_changes(monkeypatch, changes):
     for name in ("Sequential", "Tanh"):

@@ -42,6 +42,7 @@ def draw_features(rng, n, d, factors=64):
     return np.maximum(rng.normal(rng.uniform(0, 0.1), 1, (n, factors)) @ mix + rng.normal(size=(n, d)), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n, m, d", [(100, 100, 2048), (3000, 3000, 512), (50, 5000, 256)])
 def test_frechet_distance_equals_sqrtm_at_the_sizes_of_use(n, m, d):
     rng = np.random.default_rng(0)
@@ -174,6 +175,7 @@ def inception(inception_file):
     return fid.load_inception(str(inception_file))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 def test_inception_features_equal_torchvisions_at_every_batch_size(reference, inception, channels):
     images = np.repeat(reference["images"], channels, axis=1)
@@ -189,6 +191,7 @@ def test_inception_features_take_weights_and_variables(reference, inception_weig
     np.testing.assert_allclose(features, reference["pool3"][:2], rtol=1e-4, atol=1e-4 * reference["pool3"].mean())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Matrix is singular")
 def test_frechet_distance_equals_sqrtm_on_inceptions_features(inception):
     """Of real digits, 30 against 20: far fewer images than features, as in the report.
@@ -369,6 +372,7 @@ def test_certificates_are_verified(hub, hub_file, monkeypatch, tmp_path):
     assert fid.hub_weights() == str(folder / fid.HUB_FILE)
 
 
+@pytest.mark.slow
 def test_without_a_network_training_says_so_once_and_goes_on(tmp_path):
     """No network: a proxy that refuses every connection."""
     process = run(

@@ -15,6 +15,8 @@ import fid
 from support.images import open_image
 from support.mnist import load_mnist
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = fid.__file__
 
 

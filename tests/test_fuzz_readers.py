@@ -5,6 +5,8 @@ import os
 import pytest
 from fuzz_readers import READERS, attempt, fuzz
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", READERS)
 def test_a_reader_returns_or_names_the_file(name):

@@ -36,6 +36,7 @@ def test_jittor_runs_without_a_gpu(tmp_path):
     assert total == "3.0" and (use_cuda == "0" or int(gpus) > 0)
 
 
+@pytest.mark.slow
 def test_cpu_flag_keeps_off_the_gpu(tmp_path):
     process = run(*"cgan.py --cpu --n_epochs 1 --max_batches 2 --output_dir".split(), tmp_path)
     assert process.returncode == 0, process.stderr

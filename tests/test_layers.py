@@ -87,6 +87,7 @@ def test_discriminators_stack(n):
     assert [type(part) for part in ours.parts([1024, 10])] == [Stack]
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.integers(2, 130), st.lists(st.integers(1, 300), min_size=2, max_size=4), st.sampled_from([0.01, 0.2, 1.5]))
 def test_any_sizes(n, sizes, slope):
@@ -183,6 +184,7 @@ def test_judging_generated_digits_again_gives_the_same_bits(monkeypatch, plain):
         np.testing.assert_array_equal(once, again)
 
 
+@pytest.mark.slow
 def test_the_same_bits_with_any_number_of_threads():
     code = (
         "import sys; sys.path[:0] = sys.argv[1:]; from test_layers import train; a, b = train(5); "

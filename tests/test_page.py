@@ -13,6 +13,8 @@ from PIL import Image
 
 from support import page
 
+pytestmark = pytest.mark.slow
+
 REFERENCE_LOG = ROOT / "results" / "reference" / "log.json"
 NUMBER = "2213904"
 MARKUP = "<script>alert(1)<"  # a folder; with "script>" in it, the whole path is markup

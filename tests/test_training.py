@@ -97,6 +97,7 @@ def test_run_says_what_the_report_says(finished_run):
     assert "FID is left out" not in process.stdout
 
 
+@pytest.mark.slow
 def test_progress_bar_shows_both_losses(tmp_path):
     """In a terminal, which a file is not."""
     ours, theirs = pty.openpty()
@@ -136,6 +137,7 @@ def test_log_follows_its_contract(finished_run, inception_file):
         assert 0 <= row["d_accuracy_real"] <= 1 and 0 <= row["d_accuracy_generated"] <= 1
 
 
+@pytest.mark.slow
 def test_the_last_batchs_losses_are_what_is_printed_last(tmp_path):
     process = run(*"cgan.py --n_epochs 1 --max_batches 51 --output_dir".split(), tmp_path)
     assert process.returncode == 0, process.stderr
@@ -152,6 +154,7 @@ class Images:
         return np.linspace(-1, 1, 4 * 32 * 32, dtype=np.float32).reshape(4, 1, 32, 32), np.arange(4)
 
 
+@pytest.mark.slow
 def test_a_test_image_passes_through_inception_once(monkeypatch, inception_file):
     fid, seen = evaluation.fid, []
     features = fid.inception_features
@@ -164,6 +167,7 @@ def test_a_test_image_passes_through_inception_once(monkeypatch, inception_file)
     assert all(score["fid"] > 0 and len(score["class_accuracy"]) == 10 for score in scores)
 
 
+@pytest.mark.slow
 def test_no_figure_depends_on_which_others_are_computed(inception_file):
     """The same generator scored with and without Inception's weights."""
     jt.set_global_seed(0)
