@@ -3,8 +3,12 @@
     python -m benchmarks.epoch_time                 3 rounds of about 4 minutes on 2 cores
     python -m benchmarks.epoch_time --changes       the report's loop in Jittor, and what each change adds to it
 
-PyTorch and JAX are in requirements-bench.txt; a row is left out where its package is missing. Every round runs, one
-after the other, each in a process of its own:
+PyTorch and JAX are in requirements-bench.txt. They want another NumPy than Jittor, and so an environment of their own:
+
+    python3 -m venv peers && peers/bin/pip install -r requirements-bench.txt
+    python -m benchmarks.epoch_time --peers peers/bin/python
+
+A row is left out where its package is missing. Every round runs, one after the other, each in a process of its own:
 
     plain               the report's loop as it is described, with jittor.nn, its images transformed as they are read
     cgan                cgan.py itself
@@ -42,6 +46,7 @@ import numpy as np
 
 SECONDS, STEP = "s an epoch", "ms a step"
 WARM_UP = 100  # batches
+IMAGES = "EPOCH_TIME_IMAGES"  # in the environment: the file that save_mnist wrote
 
 
 def time_epochs(train, batches, warm_up=WARM_UP):
@@ -131,12 +136,18 @@ def cgan():
     return figures(epochs[1]["seconds"], dataloader, saved[1] - saved[0])
 
 
-def read_mnist():
-    """Returns MNIST's training set as arrays: images (60000, 1, 32, 32) in [-1, 1], labels (60000,)."""
+def save_mnist(path):
+    """Writes MNIST's training set for frameworks that have no Jittor beside them."""
     from support.mnist import load_mnist
 
     images, labels = load_mnist(True).arrays()
-    return images, labels.astype(np.int64)
+    np.savez(path, images=images, labels=labels.astype(np.int64))
+
+
+def read_mnist():
+    """Returns MNIST's training set as arrays: images (60000, 1, 32, 32) in [-1, 1], labels (60000,)."""
+    with np.load(os.environ[IMAGES]) as arrays:
+        return arrays["images"], arrays["labels"]
 
 
 def pytorch(tuned=False, compiled=False):
@@ -367,31 +378,34 @@ CHANGES = ["images transformed once", "Adam in one operator", "layers in one ope
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Times an epoch of cgan.py beside other frameworks.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="how often each is run (default: 3)")
     parser.add_argument("--changes", action="store_true", help="what each change to the plain loop gains")
+    parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="the Python that has PyTorch and JAX")
     parser.add_argument("--kind", help=argparse.SUPPRESS)
     opt = parser.parse_args()
     if opt.kind:
         print(json.dumps(plain(int(opt.kind)) if opt.kind.isdigit() else KINDS[opt.kind]()))
         return
-    kinds = []
-    for kind in KINDS:
+    pythons = {}
+    for kind in [str(i) for i in range(len(CHANGES) + 1)] if opt.changes else KINDS:
         package = PACKAGES.get(kind.split()[0])
-        if package and not importlib.util.find_spec(package):
-            print(f"{kind} is left out: pip install -r requirements-bench.txt", file=sys.stderr)
-        else:
-            kinds.append(kind)
-    if opt.changes:
-        kinds = [str(i) for i in range(len(CHANGES) + 1)]
-    rounds = []
-    for i in range(opt.rounds):
-        rounds.append({})
-        for kind in kinds:
-            command = [sys.executable, "-m", "benchmarks.epoch_time", "--kind", kind]
-            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            rounds[-1][kind] = json.loads(output.splitlines()[-1])
-            print(f"round {i + 1}: {kind} {rounds[-1][kind]}", file=sys.stderr, flush=True)
+        pythons[kind] = opt.peers if package else sys.executable
+        if package and subprocess.run([opt.peers, "-c", f"import {package}"], stderr=subprocess.DEVNULL).returncode:
+            print(f"{kind} is left out: {opt.peers} has no {package}, see --help", file=sys.stderr)
+            del pythons[kind]
+    kinds, rounds = list(pythons), []
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, IMAGES: os.path.join(folder, "mnist.npz")}
+        save = [sys.executable, "-c", "import sys; from benchmarks import epoch_time as e; e.save_mnist(sys.argv[1])"]
+        subprocess.run([*save, environment[IMAGES]], check=True)
+        for i in range(opt.rounds):
+            rounds.append({})
+            for kind, python in pythons.items():
+                command = [python, "-m", "benchmarks.epoch_time", "--kind", kind]
+                output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+                rounds[-1][kind] = json.loads(output.splitlines()[-1])
+                print(f"round {i + 1}: {kind} {rounds[-1][kind]}", file=sys.stderr, flush=True)
 
     def median(kind, figure):
         return statistics.median(row[kind][figure] for row in rounds)
