@@ -18,8 +18,8 @@ A row is left out where its package is missing. Every round runs, one after the 
     jax                 every step compiled as a whole
     jax scan            an epoch in one compiled call; its losses are read when it has ended
     floor               what a step cannot do without: its matrix products alone, each in the fastest library at hand
-                        (oneDNN in Jittor, numpy, PyTorch), and moving once what Adam reads and writes (7 arrays of
-                        all parameters)
+                        (oneDNN in Jittor, numpy, PyTorch where it is beside Jittor), and moving once what Adam reads
+                        and writes (7 arrays of all parameters)
 
 PyTorch and JAX have their images in memory, transformed, as cgan.py does. Judging the generated digits once, as cgan.py
 does, made both slower here than one pass over real and generated images. An epoch is timed after one that is not

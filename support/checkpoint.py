@@ -3,6 +3,7 @@
 python -m support.checkpoint results/checkpoint.npz generator.npz       keeps a checkpoint's generator alone
 """
 
+import contextlib
 import io
 import json
 import os
@@ -103,12 +104,25 @@ def save_generator(path, checkpoint):
 
 
 # ---------------------------------------------------------------- reading
+@contextlib.contextmanager
+def blaming(statement):
+    """Has whatever a file makes its reader raise inside end as ValueError: the statement, and what is wrong."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{statement}: {error} is missing")
+    except Exception as error:  # a file may hold anything
+        raise ValueError(f"{statement}: {error or type(error).__name__}")
+
+
 def read_arrays(path):
     """Returns {name: array} of an .npz of this module, 'log' and 'layers' as the dictionaries that they stand for.
 
     Raises ValueError that names the file and says what is wrong with it. Nothing that it may carry is run.
     """
-    try:
+    if not os.path.exists(path):
+        raise ValueError(f"{path} is missing")
+    with blaming(f"{path} is not a checkpoint of cgan.py"):
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
         if unpacked > os.path.getsize(path):
@@ -123,12 +137,6 @@ def read_arrays(path):
             kind = "i" if name.endswith("/step") else "f"
             if "/" in name and (value.dtype.kind != kind or not np.isfinite(value).all()):
                 raise ValueError(f"{name} holds what is no finite number")
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing")
-    except KeyError as error:
-        raise ValueError(f"{path} is not a checkpoint of cgan.py: {error} is missing")
-    except Exception as error:  # whatever a damaged file makes its reader raise
-        raise ValueError(f"{path} is not a checkpoint of cgan.py: {error or type(error).__name__}")
     return arrays
 
 
@@ -152,7 +160,7 @@ def read_checkpoint(path):
     Raises ValueError that names the file and says what is wrong with it.
     """
     checkpoint = read_arrays(path)
-    try:
+    with blaming(f"{path} is not a checkpoint of cgan.py"):
         log, epoch = checkpoint["log"], int(checkpoint["epoch"])
         checkpoint.update(epoch=epoch, data=str(checkpoint["data"]))
         if not 1 <= epoch == len(log["epochs"]) or [row["epoch"] for row in log["epochs"]] != list(range(1, epoch + 1)):
@@ -175,10 +183,6 @@ def read_checkpoint(path):
                 moments = part(checkpoint, f"{optimizer}/{kind}")
                 if [value.shape for value in moments.values()] != shapes or not shapes:
                     raise ValueError(f"{optimizer}/{kind} does not fit the parameters of the {network}")
-    except KeyError as error:
-        raise ValueError(f"{path} is not a checkpoint of cgan.py: {error} is missing")
-    except Exception as error:  # a log may hold anything
-        raise ValueError(f"{path} is not a checkpoint of cgan.py: {error or type(error).__name__}")
     return checkpoint
 
 

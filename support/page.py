@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from support import idx
-from support.checkpoint import SIZES, artist, part, read_arrays
+from support.checkpoint import SIZES, artist, blaming, part, read_arrays
 from support.files import find_grids, replace_file
 from support.log import LOSSES, SCORES
 
@@ -132,7 +132,7 @@ def read_networks(run, log_path, log):
     if path is None:
         return dict(NO_NETWORKS)
     arrays = read_arrays(path)
-    try:
+    with blaming(f"{path} holds no networks of cgan.py"):
         layers, config = arrays["layers"], arrays["log"]["config"]
         sizes = {name: config[name] for name in SIZES}
         for name, value in sizes.items():
@@ -151,10 +151,6 @@ def read_networks(run, log_path, log):
                     raise ValueError(f"label_embedding.weight of its {name} is not {n_classes} x {n_classes}")
                 check_layers(own, layers[name], n_in, n_out)
                 networks["generator" if name == drawing else name] = pack(own, layers[name], n_bytes)
-    except KeyError as error:
-        raise ValueError(f"{path} holds no networks of cgan.py: {error} is missing")
-    except Exception as error:  # a checkpoint may hold anything
-        raise ValueError(f"{path} holds no networks of cgan.py: {error or type(error).__name__}")
     return networks
 
 
