@@ -35,22 +35,18 @@ def join_seeds(logs):
         groups.setdefault(same if "seed" in log["config"] else name, []).append(name)
     joined = {}
     for names in groups.values():
-        if len({logs[name]["config"].get("seed") for name in names}) < len(
-            names
-        ):  # one seed twice: two runs to compare
+        seeds = {logs[name]["config"].get("seed") for name in names}
+        if len(names) == 1 or len(seeds) < len(names):  # a seed twice: runs to compare
             joined.update((name, logs[name]) for name in names)
             continue
         parts = [name.split(os.sep) for name in names]
         shared = os.sep.join(part for part in parts[0] if all(part in others for others in parts))
-        joined[f"{shared or ', '.join(names)} ({len(names)} seeds)" if names[1:] else names[0]] = join(
-            [logs[name] for name in names]
-        )
+        joined[f"{shared or ', '.join(names)} ({len(names)} seeds)"] = join([logs[name] for name in names])
     return joined
 
 
 def join(logs):
-    if len(logs) == 1:
-        return logs[0]
+    """Returns the rows of several logs as one log of means and ranges, see join_seeds."""
     joined = {}
     for part, figures in (("epochs", LOSSES), ("evaluations", FIGURES)):
         by_epoch = [{row["epoch"]: row for row in log[part]} for log in logs]

@@ -33,7 +33,7 @@ CONFIGURATIONS = {
 }
 AVERAGED = ", averaged"  # a configuration's second row, where its flags have --ema
 LOGS = os.path.join("results", "compared")
-# {figure: (name, digits, is higher is better; None: neither)}
+# {figure: (name, digits, whether higher is better; None: neither)}
 FIGURES = {
     "d_loss": ("discriminator loss", 3, None),
     "g_loss": ("generator loss", 3, None),

@@ -24,17 +24,17 @@ SHOWN = 20
 
 
 def squared_distances(a, b):
-    """Yields (slice of a, squared Euclidean distances (rows, m)) of features a (n, d) and b (m, d), chunk by chunk."""
+    """Yields the squared Euclidean distances (rows, m) of features a (n, d) and b (m, d), chunk by chunk of a."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     norms = (b**2).sum(1)
     for start in range(0, len(a), CHUNK):
-        part = slice(start, start + CHUNK)
-        yield part, np.maximum((a[part] ** 2).sum(1)[:, None] + norms - 2 * a[part] @ b.T, 0)
+        part = a[start : start + CHUNK]
+        yield np.maximum((part**2).sum(1)[:, None] + norms - 2 * part @ b.T, 0)
 
 
 def squared_radii(features, k):
     """Returns, for each of the features (n, d), its squared distance to the k-th nearest of the others: (n,)."""
-    return np.concatenate([np.partition(d, k, axis=1)[:, k] for _, d in squared_distances(features, features)])
+    return np.concatenate([np.partition(d, k, axis=1)[:, k] for d in squared_distances(features, features)])
 
 
 def balls_around(points, centres, k):
@@ -43,7 +43,7 @@ def balls_around(points, centres, k):
     The ball around a centre reaches as far as its k-th nearest neighbour among the centres.
     """
     radii, counts, filled = squared_radii(centres, k), [], np.zeros(len(centres), bool)
-    for _, distances in squared_distances(points, centres):
+    for distances in squared_distances(points, centres):
         inside = distances <= radii
         counts.append(inside.sum(1))
         filled |= inside.any(0)
@@ -69,7 +69,7 @@ def variety(real, generated):
 
 def nearest(features, others):
     """Returns the number of each feature's nearest among the others, (n,), and its distance, (n,)."""
-    found = [(d.argmin(1), d.min(1)) for _, d in squared_distances(features, others)]
+    found = [(d.argmin(1), d.min(1)) for d in squared_distances(features, others)]
     numbers, squares = map(np.concatenate, zip(*found))
     return numbers, np.sqrt(squares)
 

@@ -115,22 +115,21 @@ def digit_text(text):
     return text
 
 
-def weights_file(text):
-    """argparse type: a file of Inception-v3's weights, or the word original."""
-    try:
-        read_weights(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error))
-    return text
+def file_for(read):
+    """Returns an argparse type: the path of a file that `read` can read, which raises ValueError where it cannot."""
+
+    def checked(text):
+        try:
+            read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error))
+        return text
+
+    return checked
 
 
-def generator_file(text):
-    """argparse type: a checkpoint, or a file that holds its generator alone."""
-    try:
-        read_generator(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error))
-    return text
+weights_file = file_for(read_weights)  # of Inception-v3's weights, or the word original
+generator_file = file_for(read_generator)  # a checkpoint, or what holds its generator alone
 
 
 def resume(parser, opt, argv):
