@@ -4,7 +4,8 @@
     python -m benchmarks.compare --table        the tables of the logs that are there, and what is missing
 
 Every run has a folder of its own, compared/<configuration>/seed<seed>, and goes on there where it was stopped. The log
-of a finished one is copied to results/compared/<configuration>/seed<seed>.json; the tables read these.
+of a finished one is copied to results/compared/<configuration>/seed<seed>.json; the tables read these. Every run also
+scores the running average of its generator, which trains nothing: it is the configuration's second row.
 A configuration is called better or worse than the report's only where the means of their seeds differ by more than two
 standard errors (Welch's: the root of the sum of both variances over their n). With 3 and 5 seeds, chance alone exceeds
 that in about one of nine comparisons.
@@ -22,16 +23,17 @@ from support.flags import Parser
 from support.log import read_log
 
 EPOCHS = 100
+AVERAGE = {"ema": 0.999}  # every run's; it trains as without
 REPORT = "report"
-# {name: (flags beside --n_epochs and --seed, how many seeds)}. Seeds come in turn, so that every row fills up early.
+# {name: (flags beside AVERAGE, --n_epochs and --seed, how many seeds)}. Seeds come in turn: every row fills up early.
 CONFIGURATIONS = {
-    REPORT: ({"ema": 0.999}, 5),  # it trains as without --ema, and its average is scored beside it
+    REPORT: ({}, 5),
     "lr_d": ({"lr_d": 0.00015}, 3),
     "hidden_d": ({"hidden_d": 256}, 3),
     "dropout": ({"dropout": True}, 3),
-    "two_rates": ({"lr_d": 0.0004, "ema": 0.999}, 3),
+    "two_rates": ({"lr_d": 0.0004}, 3),
 }
-AVERAGED = ", averaged"  # a configuration's second row, where its flags have --ema
+AVERAGED = ", averaged"
 LOGS = os.path.join("results", "compared")
 # {figure: (name, digits, whether higher is better; None: neither)}
 FIGURES = {
@@ -62,7 +64,7 @@ def train(name, flags, seed, folder):
     output_dir = os.path.join(folder, name, f"seed{seed}")
     command = [sys.executable, "cgan.py", "--n_epochs", str(EPOCHS), "--output_dir", output_dir]
     started = os.path.exists(checkpoint_path(output_dir))
-    command += ["--resume"] if started else command_line({**flags, "seed": seed})
+    command += ["--resume"] if started else command_line({**flags, **AVERAGE, "seed": seed})
     print(" ".join(command), flush=True)
     status = subprocess.run(command).returncode
     if status == 1:  # it said why: it diverged, say. The others can be trained all the same
@@ -85,13 +87,12 @@ def read_rows():
         if not os.path.exists(path):
             continue
         log = read_log(path)
-        for flag, value in {**flags, "seed": seed}.items():
+        for flag, value in {**flags, **AVERAGE, "seed": seed}.items():
             if log["config"].get(flag) != value:
                 sys.exit(f"{path}: {flag} must be {value}, but is {log['config'].get(flag)}")
         losses = {row["epoch"]: row for row in log["epochs"]}
         for scores in log["evaluations"]:
-            drawn = {name: scores["generator"], name + AVERAGED: scores} if "ema" in flags else {name: scores}
-            for row, figures in drawn.items():
+            for row, figures in {name: scores["generator"], name + AVERAGED: scores}.items():
                 figures = {**losses[scores["epoch"]], **figures}
                 for figure in FIGURES:
                     rows.setdefault(row, {}).setdefault(scores["epoch"], {}).setdefault(figure, [])
@@ -130,8 +131,8 @@ def table(rows, epoch):
     lines.append("| --- " * (3 + len(FIGURES)) + "|")
     for row, epochs in rows.items():
         averaged, figures = row.endswith(AVERAGED), epochs[epoch]
-        flags = CONFIGURATIONS[row.replace(AVERAGED, "")][0].items()
-        words = command_line({flag: value for flag, value in flags if averaged or flag != "ema"})
+        flags = CONFIGURATIONS[row.replace(AVERAGED, "")][0]
+        words = command_line({**flags, **AVERAGE} if averaged else flags)
         cells = [f"`{' '.join(words)}`" if words else "", str(len(figures["digit_fid"]))]
         for figure, (_, digits, higher) in FIGURES.items():
             others = rows.get(REPORT + averaged * AVERAGED, epochs)[epoch][figure]

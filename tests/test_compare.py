@@ -25,12 +25,10 @@ def logs(finished_run, monkeypatch, tmp_path):
     for name in ("report", "lr_d"):
         (tmp_path / name).mkdir()
         for seed, digit_fid in enumerate(digit_fids):
-            log["config"].update(compare.CONFIGURATIONS[name][0], seed=seed)
+            log["config"].update(compare.CONFIGURATIONS[name][0], **compare.AVERAGE, seed=seed)
             for scores in log["evaluations"]:
-                scores.update(digit_fid=digit_fid)
-                scores.pop("generator", None)
-                if name == "report":
-                    scores.update(digit_fid=8.0, generator=dict(scores))
+                scores["generator"] = {**scores, "digit_fid": digit_fid}
+                scores["digit_fid"] = 8.0
             (tmp_path / name / f"seed{seed}.json").write_text(json.dumps(log))
     return tmp_path, log, digit_fids
 
@@ -38,16 +36,16 @@ def logs(finished_run, monkeypatch, tmp_path):
 def test_the_table_is_the_logs(logs):
     _, log, found = logs
     rows = compare.read_rows()
-    assert list(rows) == ["report", "report, averaged", "lr_d"]
+    assert list(rows) == ["report", "report, averaged", "lr_d", "lr_d, averaged"]
     epoch = max(rows["report"])
     assert rows["report"][epoch]["digit_fid"] == rows["lr_d"][epoch]["digit_fid"] == found
     assert rows["report, averaged"][epoch]["digit_fid"] == [8.0, 8.0]
     table = compare.table(rows, epoch).splitlines()
-    assert len(table) == 5
+    assert len(table) == 6
     assert table[2].startswith(f"| report |  | 2 | {log['epochs'][epoch - 1]['d_loss']:.3f} ± 0.000 |")
     assert table[2].endswith(f"| {statistics.mean(found):.1f} ± {statistics.stdev(found):.1f} |")
     assert table[3].startswith("| report, averaged | `--ema 0.999` |") and table[3].endswith("| 8.0 ± 0.0 |")
-    assert f"| {epoch} | 5.5 ± 0.7 | 8.0 ± 0.0 | 5.5 ± 0.7 |" in compare.course(rows)
+    assert f"| {epoch} | 5.5 ± 0.7 | 8.0 ± 0.0 | 5.5 ± 0.7 | 8.0 ± 0.0 |" in compare.course(rows)
 
 
 def test_what_is_missing_is_said(logs, monkeypatch, capsys):
