@@ -84,7 +84,7 @@ def main():
     generator, classifier = load_generator(opt.generator), digit_classifier.load()
     rng = np.random.default_rng(0)
     images, _ = draw_digits(partial(generate, generator), rng, generator.latent_dim, n_classes=10)
-    training, test = (load_mnist(train).arrays()[0] for train in (True, False))
+    training, test = (load_mnist(train, generator.img_size).arrays()[0] for train in (True, False))
     of_training, of_test, of_generated = (
         digit_classifier.read_digits(classifier, x)[0] for x in (training, test, images)
     )

@@ -24,7 +24,7 @@ IMG_SIZE = 32
 
 
 class DigitClassifier(nn.Module):
-    """Reads the digit in an image: images (N, 1, 32, 32) in [-1, 1] -> logits (N, 10)."""
+    """Reads the digit in an image: images (N, 1, S, S) in [-1, 1], resized to 32 x 32 -> logits (N, 10)."""
 
     def __init__(self):
         super().__init__()
@@ -46,6 +46,8 @@ class DigitClassifier(nn.Module):
 
     def features(self, images):
         """Returns the penultimate layer's features, (N, 128), each at least 0."""
+        if images.shape[-1] != IMG_SIZE:
+            images = nn.resize(images, (IMG_SIZE, IMG_SIZE), mode="bilinear", align_corners=False)
         x = self.body(images)
         return nn.relu(self.penultimate(x.reshape(x.shape[0], -1)))
 
@@ -63,14 +65,11 @@ def load(path=WEIGHTS):
 
 
 def read_digits(model, images, batch_size=500):
-    """Returns (features (N, 128), digits (N,)) as arrays, for images (N, 1, S, S) in [-1, 1], resized to 32 x 32."""
+    """Returns (features (N, 128), digits (N,)) as arrays, for images (N, 1, S, S) in [-1, 1]."""
     features, digits = [], []
     with jt.no_grad():
         for start in range(0, len(images), batch_size):
-            batch = jt.array(images[start : start + batch_size])
-            if batch.shape[-1] != IMG_SIZE:
-                batch = nn.resize(batch, (IMG_SIZE, IMG_SIZE), mode="bilinear", align_corners=False)
-            batch_features = model.features(batch)
+            batch_features = model.features(jt.array(images[start : start + batch_size]))
             features.append(batch_features.numpy())
             digits.append(model.last(batch_features).numpy().argmax(1))
     return np.concatenate(features), np.concatenate(digits)
@@ -88,7 +87,7 @@ def shift(images, rng, most=2):
 def train(data=None, n_epochs=8, batch_size=128, lr=0.002, seed=0):
     """Trains a classifier, with a learning rate that falls to 0; returns it.
 
-    data: images (N, 1, 32, 32) in [-1, 1] and labels (N,) int32; None for MNIST's training images.
+    data: images (N, 1, S, S) in [-1, 1] and labels (N,) int32; None for MNIST's training images.
     """
     jt.set_global_seed(seed)
     rng = np.random.default_rng(seed)

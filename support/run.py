@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import time
 
 import numpy as np
@@ -27,12 +28,24 @@ PROGRESS_INTERVAL = 50  # batches between two lines of progress (report: every 5
 PAGE_SHARE = 0.01  # of the time between two evaluations, for the run's page
 
 
+def describe_processor():
+    """Returns the processor's name and its widest vectors, which decide in which order sums are added."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            facts = dict(re.findall(r"^(model name|flags)\s*: (.*)$", file.read(), re.MULTILINE))
+    except OSError:  # not Linux
+        facts = {}
+    vectors = [name for name in ("avx512f", "avx2", "avx") if name in facts.get("flags", "").split()]
+    return ", ".join([facts.get("model name") or platform.machine(), *vectors[:1]])
+
+
 def describe_environment():
     """Returns what a run's numbers may depend on beside its flags."""
     return {
         "jittor": jt.__version__,
         "python": platform.python_version(),
         "device": "cuda" if jt.flags.use_cuda else "cpu",
+        "processor": describe_processor(),
         "processes": jt.world_size,
         "threads": os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0))),
     }

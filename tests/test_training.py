@@ -124,7 +124,7 @@ def test_log_follows_its_contract(finished_run, inception_file):
     assert set(log) == {"config", "environment", "changes", "epochs", "evaluations"} and not log["changes"]
     assert log["config"]["max_batches"] == 60 and log["config"]["lr_d"] is None
     assert not {"output_dir", "resume", "overwrite", "digits", "help"} & set(log["config"])
-    assert set(log["environment"]) == {"jittor", "python", "device", "processes", "threads"}
+    assert set(log["environment"]) == {"jittor", "python", "device", "processor", "processes", "threads"}
     assert [row["epoch"] for row in log["epochs"]] == [1, 2]
     assert all(0 < row["d_loss"] < 2 and 0 < row["g_loss"] < 5 and row["seconds"] > 0 for row in log["epochs"])
     assert all(row[key] != row[f"{key}_last"] for row in log["epochs"] for key in ("d_loss", "g_loss"))
