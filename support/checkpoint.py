@@ -14,6 +14,7 @@ import zipfile
 import numpy as np
 
 from support.files import checkpoint_path, replace_file
+from support.log import check_log
 
 MOMENTS = {"m": "m", "v": "values"}  # name in the file: Adam's first and second moments in jittor.nn.Adam
 TRAINED = {"generator": "optimizer_G", "discriminator": "optimizer_D"}  # each network and its optimizer
@@ -163,18 +164,9 @@ def read_checkpoint(path):
     with blaming(f"{path} is not a checkpoint of cgan.py"):
         log, epoch = checkpoint["log"], int(checkpoint["epoch"])
         checkpoint.update(epoch=epoch, data=str(checkpoint["data"]))
-        if not 1 <= epoch == len(log["epochs"]) or [row["epoch"] for row in log["epochs"]] != list(range(1, epoch + 1)):
+        check_log(log)
+        if not 1 <= epoch == len(log["epochs"]) == log["epochs"][-1]["epoch"]:
             raise ValueError("its log does not hold its epochs")
-        for part_of_log in (log, *log["changes"]):
-            for name in ("config", "environment"):
-                if not isinstance(part_of_log.get(name, {}), dict):
-                    raise ValueError(f"'{name}' in its log is no dictionary")
-        for row in [*log["evaluations"], *log["changes"]]:
-            if not isinstance(row["epoch"], int):
-                raise ValueError("its log names an epoch that is no whole number")
-        for name in ("evaluations", "changes", "config", "environment"):
-            if not isinstance(log[name], (list, dict)):
-                raise ValueError(f"'{name}' in its log is neither list nor dictionary")
         for network, optimizer in TRAINED.items():
             if int(checkpoint[f"{optimizer}/step"]) < 1:
                 raise ValueError(f"{optimizer}/step is below 1")

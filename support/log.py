@@ -26,38 +26,51 @@ def are_rows(rows, required, optional=()):
     )
 
 
+def check_log(log):
+    """Checks a log of cgan.py, as read_log returns it; "config", "environment" and "changes" are added if missing.
+
+    Raises ValueError that says what is wrong.
+    """
+    if not isinstance(log, dict) or not are_rows(log.get("epochs"), LOSSES[:2], (*LOSSES[2:], "seconds", "batches")):
+        raise ValueError("'epochs' must list epoch, d_loss and g_loss, all numbers")
+    if not are_rows(log.get("evaluations"), ()) or not all("fid" in row for row in log["evaluations"]):
+        raise ValueError("'evaluations' must list epoch and fid")
+    for key in SCORES:
+        if not are_rows(log["evaluations"], (), (key,)):
+            raise ValueError(f"in 'evaluations', {key} must be a number or null")
+    for key, empty in (("config", {}), ("environment", {}), ("changes", [])):
+        log.setdefault(key, empty)
+    if not are_rows(log["changes"], ()):
+        raise ValueError("'changes' must list what holds from which epoch on")
+    for described in (log, *log["changes"]):
+        for key in ("config", "environment"):
+            if not isinstance(described.get(key, {}), dict):
+                raise ValueError(f"'{key}' must be a dictionary")
+
+
 def read_log(path):
     """Returns a log of cgan.py as a dictionary.
 
     "epochs" and "evaluations" are lists of dictionaries by ascending "epoch", at least one epoch; every loss and score
-    in them is a number, or missing or null where a run may lack it. "config" and "environment" are dictionaries,
-    "changes" is a list of dictionaries; what these three hold is not checked.
+    in them is a number, or missing or null where a run may lack it. "config" and "environment" are dictionaries, of
+    which "changes" lists more by "epoch"; what these hold is not checked.
     Raises ValueError that names the file and what is wrong.
     """
     try:
         with open(path, "rb") as file:
             text = file.read(LARGEST_LOG + 1)
-        if len(text) > LARGEST_LOG:
-            raise ValueError(f"{path} is not a log of cgan.py: it is larger than {LARGEST_LOG // 10**6} MB")
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}")
     try:
-        log = json.loads(text.decode())
-    except (ValueError, RecursionError):
-        raise ValueError(f"{path} is not a log: it holds no JSON")
-    foreign = f"{path} is not a log of cgan.py"
-    if not isinstance(log, dict) or not are_rows(log.get("epochs"), LOSSES[:2], (*LOSSES[2:], "seconds", "batches")):
-        raise ValueError(f"{foreign}: 'epochs' must list epoch, d_loss and g_loss, all numbers")
-    if not are_rows(log.get("evaluations"), ()) or not all("fid" in row for row in log["evaluations"]):
-        raise ValueError(f"{foreign}: 'evaluations' must list epoch and fid")
-    for key in SCORES:
-        if not are_rows(log["evaluations"], (), (key,)):
-            raise ValueError(f"{foreign}: in 'evaluations', {key} must be a number or null")
-    for key, kind in (("config", dict), ("environment", dict), ("changes", list)):
-        if not isinstance(log.setdefault(key, kind()), kind):
-            raise ValueError(f"{foreign}: '{key}' must be a {kind.__name__}")
-    if not all(isinstance(change, dict) for change in log["changes"]):
-        raise ValueError(f"{foreign}: 'changes' must list dictionaries")
+        if len(text) > LARGEST_LOG:
+            raise ValueError(f"it is larger than {LARGEST_LOG // 10**6} MB")
+        try:
+            log = json.loads(text.decode())
+        except (ValueError, RecursionError):
+            raise ValueError("it holds no JSON")
+        check_log(log)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a log of cgan.py: {error}")
     if not log["epochs"]:
         raise ValueError(f"{path} holds no finished epoch yet")
     return log

@@ -180,8 +180,8 @@ def describe_change(change):
     """Returns a log's note on what changed when a run went on, as text such as "41: lr 0.0001"."""
     values = {}
     for part_of_log in ("config", "environment"):
-        values.update(change[part_of_log] if isinstance(change.get(part_of_log), dict) else {})
-    return f"{change.get('epoch')}: " + ", ".join(f"{name} {value}" for name, value in values.items())
+        values.update(change.get(part_of_log, {}))
+    return f"{change['epoch']}: " + ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def describe(name, log):

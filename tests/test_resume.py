@@ -254,7 +254,7 @@ def spoil_change(path, arrays):
     log = json.loads(str(arrays["log"]))
     log["changes"] = [{"epoch": 2, "config": 5}]
     np.savez(path, **{**arrays, "log": np.array(json.dumps(log))})
-    return ["'config' in its log is no dictionary"]
+    return ["'config' must be a dictionary"]
 
 
 def spoil_log_numbers(path, arrays):
