@@ -119,14 +119,15 @@ def kernel_distance(a, b):
     """
     a, b = as_features(a, b)
 
-    def kernel(x, y):
-        return (x @ y.T / x.shape[1] + 1) ** 3
+    def total(x, y):
+        """Returns the kernel's sum over all pairs, 1000 rows at a time, which bounds the memory."""
+        return sum(((x[i : i + 1000] @ y.T / x.shape[1] + 1) ** 3).sum() for i in range(0, len(x), 1000))
 
     def mean_of_pairs(x):
-        values = kernel(x, x)
-        return (values.sum() - np.trace(values)) / (len(x) * (len(x) - 1))  # no image paired with itself
+        itself = (((x * x).sum(1) / x.shape[1] + 1) ** 3).sum()  # no image is paired with itself
+        return (total(x, x) - itself) / (len(x) * (len(x) - 1))
 
-    return float(mean_of_pairs(a) + mean_of_pairs(b) - 2 * kernel(a, b).mean())
+    return float(mean_of_pairs(a) + mean_of_pairs(b) - 2 * total(a, b) / (len(a) * len(b)))
 
 
 def hub_weights():

@@ -12,16 +12,14 @@ import numpy as np
 
 from cgan import generate, load_generator
 from support import digit_classifier
-from support.flags import REFERENCE_GENERATOR, Parser, generator_file
+from support.flags import Parser, add_generator
 
 N_DIGITS = 60000
 
 
 def main():
     parser = Parser("Accuracy on real digits of a classifier trained on generated ones.")
-    parser.add_argument(
-        "--generator", type=generator_file, default=REFERENCE_GENERATOR, help="a checkpoint, or its part"
-    )
+    add_generator(parser)
     parser.add_argument("--real", action="store_true", help="train on the real training images instead")
     opt = parser.parse_args()
     if opt.real:

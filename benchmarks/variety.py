@@ -16,7 +16,7 @@ import numpy as np
 from cgan import generate, load_generator
 from support import digit_classifier, drawing
 from support.evaluation import N_DIGITS, draw_digits
-from support.flags import REFERENCE_GENERATOR, Parser, generator_file
+from support.flags import Parser, add_generator
 from support.mnist import load_mnist
 
 CHUNK = 100  # rows at a time, which bounds the memory
@@ -76,9 +76,7 @@ def nearest(features, others):
 
 def main():
     parser = Parser("Variety of generated digits, and their nearest training images.")
-    parser.add_argument(
-        "--generator", type=generator_file, default=REFERENCE_GENERATOR, help="a checkpoint, or its part"
-    )
+    add_generator(parser)
     parser.add_argument("--picture", help="where to draw digits above their nearest training images")
     opt = parser.parse_args()
     generator, classifier = load_generator(opt.generator), digit_classifier.load()

@@ -132,6 +132,12 @@ weights_file = file_for(read_weights)  # of Inception-v3's weights, or the word 
 generator_file = file_for(read_generator)  # a checkpoint, or what holds its generator alone
 
 
+def add_generator(parser):
+    """Declares --generator, for programs that look at a trained one."""
+    what = "a checkpoint, or its generator alone"
+    parser.add_argument("--generator", type=generator_file, default=REFERENCE_GENERATOR, help=what)
+
+
 def resume(parser, opt, argv):
     """Returns the flags of the run that opt.resume names, those in `argv` above the checkpoint's.
 
