@@ -5,7 +5,8 @@
 
 Every run has a folder of its own, compared/<configuration>/seed<seed>, and goes on there where it was stopped. The log
 of a finished one is copied to results/compared/<configuration>/seed<seed>.json; the tables read these. Every run also
-scores the running average of its generator, which trains nothing: it is the configuration's second row.
+scores the running average of its generator, which trains nothing: it is the configuration's second row. The plain loop
+(benchmarks/plain.py) is compared after a few epochs.
 A configuration is called better or worse than the report's only where the means of their seeds differ by more than two
 standard errors (Welch's: the root of the sum of both variances over their n). With 3 and 5 seeds, chance alone exceeds
 that in about one of nine comparisons.
@@ -22,16 +23,17 @@ from support.files import checkpoint_path, log_path, replace_file
 from support.flags import Parser
 from support.log import read_log
 
-EPOCHS = 100
-AVERAGE = {"ema": 0.999}  # every run's; it trains as without
-REPORT = "report"
-# {name: (flags beside AVERAGE, --n_epochs and --seed, how many seeds)}. Seeds come in turn: every row fills up early.
+EPOCHS, FEW_EPOCHS = 100, 10
+SHARED = {"n_epochs": EPOCHS, "ema": 0.999}  # with --ema, a run trains as without
+REPORT, PLAIN = "report", "plain"
+# {name: (flags beside or instead of SHARED, how many seeds)}. Seeds come in turn, so that every row fills up early.
 CONFIGURATIONS = {
     REPORT: ({}, 5),
     "lr_d": ({"lr_d": 0.00015}, 3),
     "hidden_d": ({"hidden_d": 256}, 3),
     "dropout": ({"dropout": True}, 3),
     "two_rates": ({"lr_d": 0.0004}, 3),
+    PLAIN: ({"n_epochs": FEW_EPOCHS}, 5),
 }
 AVERAGED = ", averaged"
 LOGS = os.path.join("results", "compared")
@@ -45,9 +47,11 @@ FIGURES = {
 
 
 def planned():
-    """Returns [(configuration, flags, seed)] in the order of training."""
-    seeds = range(max(count for _, count in CONFIGURATIONS.values()))
-    return [(name, flags, seed) for seed in seeds for name, (flags, count) in CONFIGURATIONS.items() if seed < count]
+    """Returns [(configuration, {flag: value})] in the order of training."""
+    runs = [
+        (name, {**SHARED, **flags, "seed": seed}) for name, (flags, n) in CONFIGURATIONS.items() for seed in range(n)
+    ]
+    return sorted(runs, key=lambda run: run[1]["seed"])
 
 
 def command_line(flags):
@@ -59,12 +63,12 @@ def kept_log(name, seed):
     return os.path.join(LOGS, name, f"seed{seed}.json")
 
 
-def train(name, flags, seed, folder):
+def train(name, flags, folder):
     """Trains one run to its end, from where it stopped, and keeps its log. Ends the program where it was stopped."""
-    output_dir = os.path.join(folder, name, f"seed{seed}")
-    command = [sys.executable, "cgan.py", "--n_epochs", str(EPOCHS), "--output_dir", output_dir]
-    started = os.path.exists(checkpoint_path(output_dir))
-    command += ["--resume"] if started else command_line({**flags, **AVERAGE, "seed": seed})
+    output_dir = os.path.join(folder, name, f"seed{flags['seed']}")
+    command = [sys.executable, *(["-m", "benchmarks.plain"] if name == PLAIN else ["cgan.py"])]
+    command += ["--output_dir", output_dir, *command_line(flags)]
+    command += ["--resume"] if os.path.exists(checkpoint_path(output_dir)) else []
     print(" ".join(command), flush=True)
     status = subprocess.run(command).returncode
     if status == 1:  # it said why: it diverged, say. The others can be trained all the same
@@ -73,7 +77,7 @@ def train(name, flags, seed, folder):
         sys.exit(status)
     os.makedirs(os.path.join(LOGS, name), exist_ok=True)
     with open(log_path(output_dir), "rb") as log:
-        replace_file(kept_log(name, seed), lambda file: shutil.copyfileobj(log, file))
+        replace_file(kept_log(name, flags["seed"]), lambda file: shutil.copyfileobj(log, file))
 
 
 def read_rows():
@@ -82,12 +86,12 @@ def read_rows():
     Ends the program with one line where a log is of other flags.
     """
     rows = {}
-    for name, flags, seed in sorted(planned(), key=lambda run: list(CONFIGURATIONS).index(run[0])):
-        path = kept_log(name, seed)
+    for name, flags in sorted(planned(), key=lambda run: list(CONFIGURATIONS).index(run[0])):
+        path = kept_log(name, flags["seed"])
         if not os.path.exists(path):
             continue
         log = read_log(path)
-        for flag, value in {**flags, **AVERAGE, "seed": seed}.items():
+        for flag, value in flags.items():
             if log["config"].get(flag) != value:
                 sys.exit(f"{path}: {flag} must be {value}, but is {log['config'].get(flag)}")
         losses = {row["epoch"]: row for row in log["epochs"]}
@@ -126,16 +130,16 @@ def cell(values, digits, judged=""):
 
 
 def table(rows, epoch):
-    """Returns the Markdown table of all configurations at one epoch; averages are judged beside the report's."""
+    """Returns the Markdown table of the runs that reached an epoch; averages are judged beside the report's."""
     lines = ["| | flags | n | " + " | ".join(name for name, _, _ in FIGURES.values()) + " |"]
     lines.append("| --- " * (3 + len(FIGURES)) + "|")
-    for row, epochs in rows.items():
-        averaged, figures = row.endswith(AVERAGED), epochs[epoch]
+    for row, figures in ((row, epochs[epoch]) for row, epochs in rows.items() if epoch in epochs):
+        averaged = row.endswith(AVERAGED)
         flags = CONFIGURATIONS[row.replace(AVERAGED, "")][0]
-        words = command_line({**flags, **AVERAGE} if averaged else flags)
+        words = command_line({**flags, "ema": SHARED["ema"]} if averaged else flags)
         cells = [f"`{' '.join(words)}`" if words else "", str(len(figures["digit_fid"]))]
         for figure, (_, digits, higher) in FIGURES.items():
-            others = rows.get(REPORT + averaged * AVERAGED, epochs)[epoch][figure]
+            others = rows.get(REPORT + averaged * AVERAGED, {epoch: figures})[epoch][figure]
             judged = "" if higher is None else verdict(figures[figure], others, higher)
             cells.append(cell(figures[figure], digits, judged))
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
@@ -143,10 +147,11 @@ def table(rows, epoch):
 
 
 def course(rows, figure="digit_fid"):
-    """Returns the Markdown table of one figure over the epochs."""
-    epochs = sorted(next(iter(rows.values())))
+    """Returns the Markdown table of one figure over the epochs, of the runs that reached the last."""
+    last = max(max(epochs) for epochs in rows.values())
+    rows = {row: epochs for row, epochs in rows.items() if last in epochs}
     lines = ["| epoch | " + " | ".join(rows) + " |", "| --- " * (1 + len(rows)) + "|"]
-    for epoch in epochs:
+    for epoch in sorted(next(iter(rows.values()))):
         cells = [cell(row[epoch][figure], FIGURES[figure][1]) for row in rows.values()]
         lines.append(f"| {epoch} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -157,14 +162,18 @@ def main():
     parser.add_argument("--table", action="store_true", help="train nothing")
     parser.add_argument("--output_dir", default="compared", help="where the runs go")
     opt = parser.parse_args()
-    for name, flags, seed in [] if opt.table else planned():
-        if not os.path.exists(kept_log(name, seed)):
-            train(name, flags, seed, opt.output_dir)
+    for name, flags in [] if opt.table else planned():
+        if not os.path.exists(kept_log(name, flags["seed"])):
+            train(name, flags, opt.output_dir)
     rows = read_rows()
     if rows:
-        print(f"Mean ± standard deviation over the seeds, after {EPOCHS} epochs:\n\n{table(rows, EPOCHS)}\n")
-        print(f"{FIGURES['digit_fid'][0]} over the epochs:\n\n{course(rows)}")
-    missing = [f"{name} seed {seed}" for name, _, seed in planned() if not os.path.exists(kept_log(name, seed))]
+        print("Mean ± standard deviation over the seeds")
+        for epoch in (EPOCHS, FEW_EPOCHS):
+            print(f"\nafter {epoch} epochs:\n\n{table(rows, epoch)}")
+        print(f"\n{FIGURES['digit_fid'][0]} over the epochs:\n\n{course(rows)}")
+    missing = [
+        f"{name} seed {flags['seed']}" for name, flags in planned() if not os.path.exists(kept_log(name, flags["seed"]))
+    ]
     if missing:
         print("\nmissing: " + ", ".join(missing), file=sys.stderr)
 

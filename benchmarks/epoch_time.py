@@ -70,17 +70,13 @@ def figures(seconds, batches, whole_epoch=None):
 def plain(changes=0):
     """The report's loop, with the first `changes` of CHANGES."""
     import cgan
+    from benchmarks.plain import Sequential
     from support.device import jt
     from support.mnist import MNIST, load_mnist
 
     images_once, fast_adam, fast_layers, judge_once = (i < changes for i in range(len(CHANGES)))
     nn = jt.nn
     Adam = cgan.Adam if fast_adam else nn.Adam
-
-    class Sequential(nn.Sequential):
-        def execute(self, *inputs):
-            return super().execute(jt.concat(list(inputs), dim=1))
-
     if not fast_layers:
         cgan.Sequential, cgan.Tanh = Sequential, nn.Tanh
     generator, discriminator = cgan.Generator(100, 10, 32), cgan.Discriminator(10, 32, 512)

@@ -25,7 +25,7 @@ def logs(finished_run, monkeypatch, tmp_path):
     for name in ("report", "lr_d"):
         (tmp_path / name).mkdir()
         for seed, digit_fid in enumerate(digit_fids):
-            log["config"].update(compare.CONFIGURATIONS[name][0], **compare.AVERAGE, seed=seed)
+            log["config"].update(**compare.SHARED, **compare.CONFIGURATIONS[name][0], seed=seed)
             for scores in log["evaluations"]:
                 scores["generator"] = {**scores, "digit_fid": digit_fid}
                 scores["digit_fid"] = 8.0
@@ -51,6 +51,7 @@ def test_the_table_is_the_logs(logs):
 def test_what_is_missing_is_said(logs, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["compare", "--table"])
     monkeypatch.setattr(compare, "EPOCHS", 2)
+    monkeypatch.setattr(compare, "FEW_EPOCHS", 1)
     compare.main()
     output = capsys.readouterr()
     assert "| lr_d | `--lr_d 0.00015` | 2 |" in output.out
@@ -65,13 +66,13 @@ def test_a_log_of_other_flags_is_refused(logs):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_where_it_stopped(monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", ["short", compare.PLAIN])
+def test_a_run_goes_on_where_it_stopped(monkeypatch, tmp_path, name):
     monkeypatch.setattr(compare, "LOGS", str(tmp_path / "logs"))
     monkeypatch.chdir(ROOT)
-    flags = {"max_batches": 2, "dropout": True}
+    flags = {"max_batches": 2, "dropout": True, "seed": 7}
     for epochs in (1, 2):
-        monkeypatch.setattr(compare, "EPOCHS", epochs)
-        compare.train("short", flags, 7, str(tmp_path))
-    log = read_log(compare.kept_log("short", 7))
+        compare.train(name, {"n_epochs": epochs, **flags}, str(tmp_path))
+    log = read_log(compare.kept_log(name, 7))
     assert len(log["epochs"]) == 2
-    assert [log["config"][flag] for flag in ("max_batches", "dropout", "seed")] == [2, True, 7]
+    assert {flag: log["config"][flag] for flag in flags} == flags

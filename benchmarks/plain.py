@@ -1,0 +1,32 @@
+"""Trains as cgan.py does, with Jittor's own layers and Adam in the place of this project's faster ones.
+
+    python -m benchmarks.plain --n_epochs 10 --output_dir plain         the flags are cgan.py's
+
+What comes out should differ as much as two seeds do, and no more: benchmarks/compare.py compares it.
+"""
+
+from support.device import jt
+
+# isort: split
+from jittor import nn
+
+import cgan
+from support.process import start_run
+
+
+class Sequential(nn.Sequential):
+    """jittor.nn.Sequential, which takes inputs to be laid side by side, as support.layers.Sequential does."""
+
+    def execute(self, *inputs):
+        return super().execute(jt.concat(list(inputs), dim=1))
+
+
+def main():
+    opt = cgan.parse_flags()
+    start_run(opt)
+    cgan.Sequential, cgan.Tanh, cgan.Adam = Sequential, nn.Tanh, nn.Adam
+    cgan.train(opt)
+
+
+if __name__ == "__main__":
+    main()
