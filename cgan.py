@@ -44,13 +44,14 @@ def parse_flags(argv=None):
     flag("--max_batches", type=whole(1), fixed=True, help="end every epoch after so many batches (default: all)")
     flag("--cpu", action="store_true", help="stay on the CPU, also where there is a GPU")
     start = {"recorded": False}  # how a run is started, not what it is
-    flag("--output_dir", type=flags.output_folder, default=".", help="where images/ and results/ go", **start)
+    flag("--output_dir", default=".", help="where images/ and results/ go", **start)
     flag("--resume", nargs="?", const="", metavar="PATH", help="go on from a checkpoint (default: own)", **start)
     flag("--overwrite", action="store_true", help="delete the run that --output_dir holds", **start)
     flag("--digits", type=flags.digit_text, metavar="TEXT", help="draw these with a trained generator", **start)
     opt = parser.parse_args(argv)
     opt.checkpoint = None
     if opt.digits:
+        flags.check_folders(parser, opt.output_dir, ["images"])
         opt.generator = flags.find_generator(parser, opt)
         return opt
     if opt.resume is not None:

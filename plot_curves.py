@@ -6,14 +6,13 @@ python plot_curves.py a/log.json b/log.json --output_dir curves     several runs
 Runs that differ in nothing but the seed become one curve in the PNGs: their mean, in a band from lowest to highest.
 """
 
-import argparse
 import json
 import math
 import os
 import sys
 
 from support.files import replace_file
-from support.flags import Parser, output_folder
+from support.flags import Parser, check_folders
 from support.log import read_log, scored, short_names
 from support.page import write_page
 
@@ -35,13 +34,14 @@ def join_seeds(logs):
         groups.setdefault(same if "seed" in log["config"] else name, []).append(name)
     joined = {}
     for names in groups.values():
-        seeds = {logs[name]["config"].get("seed") for name in names}
+        seeds = {str(logs[name]["config"].get("seed")) for name in names}
         if len(names) == 1 or len(seeds) < len(names):  # a seed twice: runs to compare
             joined.update((name, logs[name]) for name in names)
             continue
         parts = [name.split(os.sep) for name in names]
         shared = os.sep.join(part for part in parts[0] if all(part in others for others in parts))
-        joined[f"{shared or ', '.join(names)} ({len(names)} seeds)"] = join([logs[name] for name in names])
+        label = f"{shared or ', '.join(names)} ({len(names)} seeds)"
+        joined[", ".join(names) if label in joined else label] = join([logs[name] for name in names])
     return joined
 
 
@@ -143,10 +143,8 @@ def main():
         logs = {path: read_log(path) for path in names}
     except ValueError as error:
         parser.error(f"argument log.json: {error}")
-    try:
-        output_dir = output_folder(opt.output_dir or os.path.dirname(os.path.abspath(opt.logs[0])))
-    except argparse.ArgumentTypeError as error:
-        parser.error(f"argument --output_dir: {error}")
+    output_dir = opt.output_dir or os.path.dirname(os.path.abspath(opt.logs[0]))
+    check_folders(parser, output_dir, [""])
     plot_curves({names[path]: log for path, log in logs.items()}, output_dir)
     page = os.path.join(output_dir, "run.html")
     for problem in write_page(page, {names[path]: (path, log) for path, log in logs.items()}):

@@ -125,8 +125,9 @@ def read_arrays(path):
         raise ValueError(f"{path} is missing")
     with blaming(f"{path} is not a checkpoint of cgan.py"):
         with zipfile.ZipFile(path) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-        if unpacked > os.path.getsize(path):
+            members = archive.infolist()
+        stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+        if not stored or sum(member.file_size for member in members) > os.path.getsize(path):
             raise ValueError("it is compressed, as none that this program writes is")
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)

@@ -29,6 +29,7 @@ from support.jittor_source import MendingFinder, share_headers
 
 PREREQUISITES = "sudo apt install g++ python3-dev"
 PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+GPU_WORKS = 42  # an exit status that Jittor itself does not end with
 STARTED_ANEW = "CGAN_STARTED_ANEW"  # in the environment of a program that was started a second time
 
 
@@ -49,18 +50,18 @@ def cuda_works():
     # The probe is no part of an MPI job, even where this process is.
     env = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "PMI_"))}
     probe = [sys.executable, "-m", "support.device"]
-    return subprocess.run(probe, cwd=PROJECT, env={**env, "use_mpi": "0"}, capture_output=True).returncode == 0
+    return subprocess.run(probe, cwd=PROJECT, env={**env, "use_mpi": "0"}, capture_output=True).returncode == GPU_WORKS
 
 
 def probe():
-    """Ends the program with status 0 where a GPU computes what training and FID need, one of each kind of kernel."""
+    """Ends the program with GPU_WORKS where a GPU computes what training and FID need, one of each kind of kernel."""
     import jittor
 
     if jittor.has_cuda:
         jittor.flags.use_cuda = 1
         jittor.nn.Conv(3, 8, 3)(jittor.randn(2, 3, 8, 8)).sync()
         jittor.matmul(jittor.randn(4, 4), jittor.randn(4, 4)).sync()
-    sys.exit(not jittor.has_cuda)
+        sys.exit(GPU_WORKS)
 
 
 def check_compiler():
@@ -100,9 +101,9 @@ def start_anew():
 
     A test runner, a notebook or somebody's own program may hold what a second start would lose.
     """
-    script = os.path.abspath(getattr(sys.modules["__main__"], "__file__", None) or os.curdir)
+    script = getattr(sys.modules["__main__"], "__file__", None)  # None in a console or notebook
     folders = [PROJECT, os.path.join(PROJECT, "support"), os.path.join(PROJECT, "benchmarks")]
-    if os.path.dirname(script) in folders and STARTED_ANEW not in os.environ:
+    if script and os.path.dirname(os.path.abspath(script)) in folders and STARTED_ANEW not in os.environ:
         command = getattr(sys, "orig_argv", None)
         if not command:  # before Python 3.10
             with open("/proc/self/cmdline", "rb") as file:

@@ -92,19 +92,6 @@ def decay_rate(text):
     return number(text, lambda value: 0 <= value < 1, "a number from 0 up to but not including 1")
 
 
-def output_folder(text):
-    """argparse type: a folder that exists or can be made, in which files can be written; leaves no trace."""
-    path = os.path.abspath(text)
-    while not os.path.lexists(path):
-        path = os.path.dirname(path)
-    try:
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"must be a folder that can be written, but {path}: {error.strerror}")
-    return text
-
-
 def digit_text(text):
     """argparse type: digits to draw, in words and rows; \\n also stands for a new row."""
     text = "\n".join(row.rstrip() for row in text.replace("\\n", "\n").split("\n")).strip("\n")
@@ -187,14 +174,24 @@ def find_generator(parser, opt):
     return path
 
 
+def check_folders(parser, output_dir, names):
+    """Ends the program where folders under output_dir cannot be made or written; leaves no trace."""
+    for name in names:
+        path = os.path.abspath(os.path.join(output_dir, name))
+        while not os.path.lexists(path):
+            path = os.path.dirname(path)
+        try:
+            with tempfile.TemporaryFile(dir=path):
+                pass
+        except OSError as error:
+            what = f"must be a folder that can be written, but {path}: {error.strerror}"
+            parser.error(f"argument --output_dir: {what}")
+
+
 def check_training_flags(parser, opt):
     """Ends the program where flags of cgan.py that are right by themselves do not fit the data or each other."""
+    check_folders(parser, opt.output_dir, ["images", "results"])
     n_images, n_test_images, highest_label, opt.data_sha256 = idx.MNIST
-    try:
-        for name in ("images", "results"):
-            output_folder(os.path.join(opt.output_dir, name))
-    except argparse.ArgumentTypeError as error:
-        parser.error(f"argument --output_dir: {error}")
     try:
         if opt.data_root is not None:
             n_images, n_test_images, highest_label, opt.data_sha256 = idx.read_data_root(opt.data_root)
@@ -226,9 +223,9 @@ def check_memory(parser, opt, n_images):
     for name, needed in {
         "img_size": n_images * pixels + trained * opt.hidden_d * pixels,
         "hidden_d": trained * opt.hidden_d * (opt.hidden_d + pixels),
-        "latent_dim": 4 * opt.batch_size * opt.latent_dim,
+        "latent_dim": 8 * opt.batch_size * opt.latent_dim,
         "n_classes": trained * opt.n_classes**2,
-        "batch_size": 8 * min(opt.batch_size, n_images) * (opt.latent_dim + pixels),
+        "batch_size": 8 * min(opt.batch_size, n_images) * pixels,
     }.items():
         if needed > machine:
             value, gigabytes = getattr(opt, name), f"{needed / 1e9:,.0f} GB of memory, of {machine / 1e9:.0f} here"

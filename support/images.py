@@ -5,12 +5,13 @@ import warnings
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+MODES = ("1", "L", "P", "RGB", "RGBA")  # of PIL's, with at most 8 bits
 ORIENTATION = 0x0112  # EXIF's tag for how the camera was held
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # from PIL's limit on it is an error below
 
 
 def open_image(path):
-    """Returns a PNG or JPEG file as an image of PIL's in a mode of at most 8 bits ("1", "L", "P", "RGB", "RGBA").
+    """Returns a PNG or JPEG file as an image of PIL's in one of MODES.
 
     It is upright, and whole where it has alpha. 16-bit colour is read with PIL's 8 bits.
     Raises ValueError that names the file where it cannot be read, or is animated, transparent or in another mode.
@@ -27,12 +28,12 @@ def open_image(path):
             image.load()
             if image.getexif().get(ORIENTATION, 1) != 1:
                 image = ImageOps.exif_transpose(image)
-            if image.mode in ("LA", "PA") or "transparency" in image.info:
+            if image.mode in ("LA", "PA") or (image.mode in MODES and "transparency" in image.info):
                 image = image.convert("RGBA")
     except Exception as error:  # whatever a damaged file makes its decoder raise
         what = "it is neither" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
         raise ValueError(f"{path} cannot be read as a PNG or JPEG image: {what}")
-    if image.mode not in ("1", "L", "P", "RGB", "RGBA"):
+    if image.mode not in MODES:
         raise ValueError(f"{path} is not 8-bit gray or RGB, but {image.mode} in PIL's words: convert it first")
     if image.mode == "RGBA" and image.getextrema()[3][0] < 255:
         raise ValueError(f"{path} has transparent pixels: put it on a background first")

@@ -35,7 +35,7 @@ def check_launcher():
                 sys.exit(2)
             refuse(
                 f"started {os.environ[processes]} times, but not by Open MPI, which is what Jittor knows: "
-                "mpirun -np N python cgan.py (under Slurm with Open MPI: srun --mpi=pmix)"
+                "mpirun -np N python cgan.py (under Slurm, inside sbatch or salloc)"
             )
 
 
@@ -64,7 +64,7 @@ def outlive_terminal():
     """Lets the program go on where its terminal is closed or the reader of its output ends."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     for name in ("stdout", "stderr"):
-        stream = getattr(sys, name) or open(os.devnull, "w")  # None where the shell closed it: >&-
+        stream = getattr(sys, name)
         stream.reconfigure(errors="backslashreplace")  # a path need not be text
         setattr(sys, name, LastingStream(stream))
 

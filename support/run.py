@@ -82,6 +82,7 @@ class Run:
             make_folders(opt.output_dir)
             if opt.checkpoint:
                 self.save()  # a run that goes on elsewhere, or whose log was behind
+                self.write_page()
 
     def log_changes(self):
         """Notes what differs from here on: flags, and what the run's numbers may depend on beside them."""

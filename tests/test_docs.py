@@ -9,7 +9,7 @@ READMES = ["README.md", "README.zh-CN.md"]
 NEWCOMERS = "从计图热身赛来的同学"
 PAGES = READMES + [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
 SCRIPTS = ["cgan.py", "fid.py", "plot_curves.py"]
-ELSEWHERE = {"--no-deps", "--hostfile"}  # pip's and mpirun's
+ELSEWHERE = {"--no-deps", "--hostfile", "--python"}  # pip's, mpirun's and uv's
 NUMBER = r"\d[\d.,]*\d|\d"
 
 

@@ -107,17 +107,23 @@ def test_images_are_read_as_they_are_shown(tmp_path):
     assert np.array_equal(np.asarray(open_image(saved(path, GRAY > 100)).convert("L")), np.uint8(GRAY > 100) * 255)
 
 
+def save_16_bits(path, values, colour_type, more=()):
+    """Writes one row of 16-bit values as PNG, which PIL does not write so, with more chunks: [(kind, data)]."""
+    header = struct.pack(">IIBBBBB", len(values), 1, 16, colour_type, 0, 0, 0)
+    row = zlib.compress(b"\0" + np.array(values, ">u2").tobytes())
+    chunks = [(b"IHDR", header), *more, (b"IDAT", row), (b"IEND", b"")]
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in chunks
+        )
+    )
+
+
 def test_16_bit_colour_keeps_its_range(tmp_path):
-    """Written by hand, as PIL does not write it: black, half and white."""
-    values = np.array([[0] * 3, [32768] * 3, [65535] * 3], ">u2")
-    rows = b"\0" + values.tobytes()
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", 3, 1, 16, 2, 0, 0, 0)
-    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+    """Black, half and white."""
+    save_16_bits(tmp_path / "x.png", [[0] * 3, [32768] * 3, [65535] * 3], colour_type=2)
     assert np.asarray(open_image(tmp_path / "x.png")).ravel().tolist() == [0] * 3 + [128] * 3 + [255] * 3
 
 
@@ -134,6 +140,7 @@ def test_images_without_one_meaning_are_refused_by_name(digits, tmp_path):
     palette = image.quantize(64)
     for write, what in [
         (lambda: saved(path, GRAY.astype(np.uint16) * 257), "8-bit gray or RGB"),
+        (lambda: save_16_bits(path, [0, 300, 65535], 0, [(b"tRNS", b"\0\7")]), "8-bit gray or RGB"),
         (lambda: saved(path, transparent(RGB, 254)), "transparent"),
         (lambda: saved(path, transparent(GRAY, 0)), "transparent"),
         (lambda: palette.save(path, transparency=3), "transparent"),

@@ -180,6 +180,7 @@ def test_the_classifier_reads_what_it_was_asked_to_draw(browser, reference_page)
     from support import digit_classifier
 
     visit(browser, reference_page)
+    browser.execute_script("let n = 1; Math.random = () => (n = n * 16807 % 2147483647) / 2147483647")
     script = """const labels = Array.from({length: 100}, (_, i) => i % 10);
         return draw(labels.map(() => randomNoise(100)), labels).map(image =>
             Array.from(image, value => Math.round((value + 1) * 127.5)))"""

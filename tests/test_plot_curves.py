@@ -88,6 +88,7 @@ def figures(monkeypatch):
     import matplotlib.pyplot
 
     kept = []
+    matplotlib.use("Agg")  # before Matplotlib 3.8, this closes all figures
     monkeypatch.setattr(matplotlib.pyplot, "close", kept.append)
     return kept
 
@@ -192,3 +193,5 @@ def test_runs_that_differ_in_their_seed_are_one_curve(finished_run, figures, tmp
     assert [row["epoch"] for row in join_seeds(logs)["a (2 seeds)"]["epochs"]] == [1]
     assert list(join_seeds({"seed0": log, "seed1": other})) == ["seed0, seed1 (2 seeds)"]
     assert list(join_seeds({"a": log, "b": log})) == ["a", "b"]  # the same seed: two runs, not one
+    two = {f"x/{rate}_{seed}": {**log, "config": {"lr": rate, "seed": seed}} for rate in "ab" for seed in ([], 1)}
+    assert list(join_seeds(two)) == ["x (2 seeds)", "x/b_[], x/b_1"]  # no curve is lost

@@ -28,6 +28,14 @@ def test_a_run_without_an_output_to_write_to(tmp_path, closed):
     assert process.returncode == 0 and trained(tmp_path)
 
 
+@pytest.mark.parametrize("words", [["plot_curves.py", "results/reference/log.json"], ["fid.py", "mnist", "mnist"]])
+def test_no_program_needs_an_output(tmp_path, words):
+    more = ["--output_dir", tmp_path] if words[0] == "plot_curves.py" else ["--features", "digits"]
+    command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, *words, *more]
+    process = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert process.returncode == 0 and "Error" not in process.stderr
+
+
 def test_a_reader_that_ends_ends_the_output_and_not_the_run(tmp_path):
     with started(SCRIPT, *FLAGS, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert b"[Batch 0/120]" in process.stdout.readline()

@@ -8,9 +8,11 @@ import re
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -117,12 +119,15 @@ def test_interrupts_are_one_sentence(tmp_path, name, status, moment):
 
 
 def test_a_finished_run_resumed_is_done(tmp_path, straight):
-    """And its log is brought up to date with the checkpoint, were it missing."""
+    """And its log and page are brought up to date with the checkpoint, were they missing; also from elsewhere."""
     shutil.copytree(straight[2], tmp_path / "run")
-    (tmp_path / "run" / "results" / "log.json").unlink()
-    process = run(SCRIPT, "--resume", tmp_path / "run" / "results" / "checkpoint.npz", cwd=tmp_path)
+    for name in ("log.json", "run.html"):
+        (tmp_path / "run" / "results" / name).unlink()
+    # /proc: a folder that nobody can write
+    process = run(SCRIPT, "--resume", tmp_path / "run" / "results" / "checkpoint.npz", cwd="/proc")
     assert process.returncode == 0 and "Done" in process.stdout
     assert outcome(tmp_path / "run") == straight[1]
+    assert (tmp_path / "run" / "results" / "run.html").exists()
 
 
 def test_a_run_that_goes_on_in_another_folder_leaves_nothing_of_the_run_there(tmp_path, straight):
@@ -245,6 +250,14 @@ def spoil_compressed(path, arrays):
     return ["it is compressed"]
 
 
+def spoil_bzip2(path, arrays):
+    """It says that it unpacks to 144 bytes, and unpacks to 150 MB."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("log.npy", bytes(150_000_000))
+    path.write_bytes(path.read_bytes().replace(struct.pack("<I", 150_000_000), struct.pack("<I", 144)))
+    return ["it is compressed"]
+
+
 def spoil_epoch(path, arrays):
     np.savez(path, **{**arrays, "epoch": np.array(2 * 10**7)})
     return ["does not hold its epochs"]
@@ -279,7 +292,7 @@ def spoil_changes(path, arrays):
     [
         *(spoil_truncated, spoil_empty, spoil_text, spoil_foreign, spoil_missing),
         *(spoil_size, spoil_nan, spoil_objects, spoil_flags, spoil_gone),
-        *(spoil_compressed, spoil_epoch, spoil_epoch_text, spoil_change, spoil_changes, spoil_log_numbers),
+        *(spoil_compressed, spoil_bzip2, spoil_epoch, spoil_epoch_text, spoil_change, spoil_changes, spoil_log_numbers),
     ],
 )
 def test_bad_checkpoints(tmp_path, straight, spoil):

@@ -155,11 +155,12 @@ class Images:
 
 
 @pytest.mark.slow
-def test_a_test_image_passes_through_inception_once(monkeypatch, inception_file):
+def test_a_test_image_passes_through_inception_once(monkeypatch, inception_file, tmp_path):
     fid, seen = evaluation.fid, []
     features = fid.inception_features
     monkeypatch.setattr(fid, "inception_features", lambda x, *args: seen.append(len(x)) or features(x, *args))
-    opt = cgan.parse_flags(["--fid_samples", "2", "--inception_weights", str(inception_file)])
+    flags = ["--fid_samples", "2", "--inception_weights", str(inception_file), "--output_dir", str(tmp_path)]
+    opt = cgan.parse_flags(flags)
     evaluate = evaluation.Evaluation(Images(), opt, cgan.generate)
     networks = {"generator": cgan.Generator(100, 10, 32), "discriminator": cgan.Discriminator(10, 32, 512)}
     scores = [evaluate(networks, epoch=1) for _ in range(2)]
@@ -168,13 +169,15 @@ def test_a_test_image_passes_through_inception_once(monkeypatch, inception_file)
 
 
 @pytest.mark.slow
-def test_no_figure_depends_on_which_others_are_computed(inception_file):
+def test_no_figure_depends_on_which_others_are_computed(inception_file, tmp_path):
     """The same generator scored with and without Inception's weights."""
     jt.set_global_seed(0)
     networks = {"generator": cgan.Generator(100, 10, 32), "discriminator": cgan.Discriminator(10, 32, 512)}
     scores = []
     for flags in (["--inception_weights", str(inception_file), "--fid_samples", "2"], []):
-        evaluate = evaluation.Evaluation(Images(), cgan.parse_flags(flags), cgan.generate)
+        evaluate = evaluation.Evaluation(
+            Images(), cgan.parse_flags([*flags, "--output_dir", str(tmp_path)]), cgan.generate
+        )
         scores.append(evaluate(networks, epoch=3))
     for name in ("digit_fid", "label_accuracy", "class_accuracy", "d_accuracy_real", "d_accuracy_generated"):
         assert scores[0][name] == scores[1][name]
@@ -223,7 +226,7 @@ def test_a_column_of_the_grid_is_a_digit(tmp_path):
         def execute(self, noise, labels):
             return (labels / 10.0).reshape(-1, 1, 1, 1) * jt.ones((labels.shape[0], 1, 32, 32))
 
-    cgan.save_samples(tmp_path / "grid.png", Painter(), cgan.parse_flags([]))
+    cgan.save_samples(tmp_path / "grid.png", Painter(), cgan.parse_flags(["--output_dir", str(tmp_path)]))
     expected = np.round(np.arange(10) / 9 * 255).reshape(1, 10, 1, 1)
     np.testing.assert_array_equal(tiles(tmp_path / "grid.png"), np.broadcast_to(expected, (10, 10, 32, 32)))
 
