@@ -73,7 +73,7 @@ def test_a_path_that_is_no_text(tmp_path):
     "launcher, names",
     [
         ({"PMI_RANK": "0", "PMI_SIZE": "4"}, ["4 times", "Open MPI", "mpirun -np"]),
-        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, ["2 times", "--mpi=pmix"]),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, ["2 times", "sbatch"]),
         ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0", "mpicc_path": "none"}, ["mpicc", "libopenmpi-dev"]),
     ],
 )
