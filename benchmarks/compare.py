@@ -5,8 +5,8 @@
 
 Every run has a folder of its own, compared/<configuration>/seed<seed>, and goes on there where it was stopped. The log
 of a finished one is copied to results/compared/<configuration>/seed<seed>.json; the tables read these. Every run also
-scores the running average of its generator, which trains nothing: it is the configuration's second row. The plain loop
-(benchmarks/plain.py) is compared after a few epochs.
+scores the running average of its generator, which trains nothing: it is the configuration's second row. Jittor's own
+layers and Adam (benchmarks/plain.py) are compared after a few epochs.
 A configuration is called better or worse than the report's only where the means of their seeds differ by more than two
 standard errors (Welch's: the root of the sum of both variances over their n). With 3 and 5 seeds, chance alone exceeds
 that in about one of nine comparisons.
@@ -20,7 +20,7 @@ import subprocess
 import sys
 
 from support.files import checkpoint_path, log_path, replace_file
-from support.flags import Parser
+from support.flags import PROJECT, Parser
 from support.log import read_log
 
 EPOCHS, FEW_EPOCHS = 100, 10
@@ -36,7 +36,7 @@ CONFIGURATIONS = {
     PLAIN: ({"n_epochs": FEW_EPOCHS}, 5),
 }
 AVERAGED = ", averaged"
-LOGS = os.path.join("results", "compared")
+LOGS = os.path.join(PROJECT, "results", "compared")
 # {figure: (name, digits, whether higher is better; None: neither)}
 FIGURES = {
     "d_loss": ("discriminator loss", 3, None),
@@ -136,7 +136,8 @@ def table(rows, epoch):
     for row, figures in ((row, epochs[epoch]) for row, epochs in rows.items() if epoch in epochs):
         averaged = row.endswith(AVERAGED)
         flags = CONFIGURATIONS[row.replace(AVERAGED, "")][0]
-        words = command_line({**flags, "ema": SHARED["ema"]} if averaged else flags)
+        shown = {flag: value for flag, value in flags.items() if flag != "n_epochs"}
+        words = command_line({**shown, "ema": SHARED["ema"]} if averaged else shown)
         cells = [f"`{' '.join(words)}`" if words else "", str(len(figures["digit_fid"]))]
         for figure, (_, digits, higher) in FIGURES.items():
             others = rows.get(REPORT + averaged * AVERAGED, {epoch: figures})[epoch][figure]
@@ -168,7 +169,7 @@ def main():
     rows = read_rows()
     if rows:
         print("Mean ± standard deviation over the seeds")
-        for epoch in (EPOCHS, FEW_EPOCHS):
+        for epoch in [epoch for epoch in (EPOCHS, FEW_EPOCHS) if any(epoch in row for row in rows.values())]:
             print(f"\nafter {epoch} epochs:\n\n{table(rows, epoch)}")
         print(f"\n{FIGURES['digit_fid'][0]} over the epochs:\n\n{course(rows)}")
     missing = [

@@ -1,6 +1,6 @@
 """Trains as cgan.py does, with Jittor's own layers and Adam in the place of this project's faster ones.
 
-    python -m benchmarks.plain --n_epochs 10 --output_dir plain         the flags are cgan.py's
+    python -m benchmarks.plain --n_epochs 10 --output_dir plain         cgan.py's flags, but for --cpu and --digits
 
 What comes out should differ as much as two seeds do, and no more: benchmarks/compare.py compares it.
 """

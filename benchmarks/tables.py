@@ -1,4 +1,4 @@
-"""Writes the tables of results in the READMEs and in docs/results.md from the committed logs.
+"""Writes the tables of results in the READMEs, and what is marked in docs/results.md, from the committed logs.
 
     python -m benchmarks.tables
 

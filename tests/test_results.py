@@ -27,7 +27,8 @@ def log(name):
 
 def command_of(config):
     """Returns the command that trains the same: all flags but those that only say what is scored and where it goes."""
-    defaults = {**vars(cgan.parse_flags(["--output_dir", tempfile.gettempdir()])), "lr_d": config["lr"]}
+    with tempfile.TemporaryDirectory() as folder:
+        defaults = {**vars(cgan.parse_flags(["--output_dir", folder])), "lr_d": config["lr"]}
     elsewhere = ("output_dir", "inception_weights")
     given = [(name, value) for name, value in config.items() if name not in elsewhere]
     given = [(name, value) for name, value in given if value not in (None, defaults[name])]
