@@ -51,7 +51,7 @@ def parse_flags(argv=None):
     opt = parser.parse_args(argv)
     opt.checkpoint = None
     if opt.digits:
-        flags.check_folders(parser, opt.output_dir, ["images", "results"])
+        flags.check_folders(parser, opt.output_dir)
         opt.generator = flags.find_generator(parser, opt)
         return opt
     if opt.resume is not None:

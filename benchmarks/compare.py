@@ -26,7 +26,7 @@ from support.log import read_log
 EPOCHS, FEW_EPOCHS = 100, 10
 SHARED = {"n_epochs": EPOCHS, "ema": 0.999}  # with --ema, a run trains as without
 REPORT, PLAIN = "report", "plain"
-# {name: (flags beside or instead of SHARED, how many seeds)}. Seeds come in turn, so that every row fills up early.
+# {name: (flags beside or instead of SHARED, how many seeds)}
 CONFIGURATIONS = {
     REPORT: ({}, 5),
     "lr_d": ({"lr_d": 0.00015}, 3),
@@ -47,10 +47,15 @@ FIGURES = {
 
 
 def planned():
-    """Returns [(configuration, {flag: value})] in the order of training."""
-    runs = [
+    """Returns [(configuration, {flag: value})] of all runs, in the tables' order."""
+    return [
         (name, {**SHARED, **flags, "seed": seed}) for name, (flags, n) in CONFIGURATIONS.items() for seed in range(n)
     ]
+
+
+def missing():
+    """Returns the planned runs that have no kept log yet; seeds come in turn, so that every row fills up early."""
+    runs = [(name, flags) for name, flags in planned() if not os.path.exists(kept_log(name, flags["seed"]))]
     return sorted(runs, key=lambda run: run[1]["seed"])
 
 
@@ -86,7 +91,7 @@ def read_rows():
     Ends the program with one line where a log is of other flags.
     """
     rows = {}
-    for name, flags in sorted(planned(), key=lambda run: list(CONFIGURATIONS).index(run[0])):
+    for name, flags in planned():
         path = kept_log(name, flags["seed"])
         if not os.path.exists(path):
             continue
@@ -163,20 +168,17 @@ def main():
     parser.add_argument("--table", action="store_true", help="train nothing")
     parser.add_argument("--output_dir", default="compared", help="where the runs go")
     opt = parser.parse_args()
-    for name, flags in [] if opt.table else planned():
-        if not os.path.exists(kept_log(name, flags["seed"])):
-            train(name, flags, opt.output_dir)
+    for name, flags in [] if opt.table else missing():
+        train(name, flags, opt.output_dir)
     rows = read_rows()
     if rows:
         print("Mean ± standard deviation over the seeds")
         for epoch in [epoch for epoch in (EPOCHS, FEW_EPOCHS) if any(epoch in row for row in rows.values())]:
             print(f"\nafter {epoch} epochs:\n\n{table(rows, epoch)}")
         print(f"\n{FIGURES['digit_fid'][0]} over the epochs:\n\n{course(rows)}")
-    missing = [
-        f"{name} seed {flags['seed']}" for name, flags in planned() if not os.path.exists(kept_log(name, flags["seed"]))
-    ]
-    if missing:
-        print("\nmissing: " + ", ".join(missing), file=sys.stderr)
+    left = [f"{name} seed {flags['seed']}" for name, flags in missing()]
+    if left:
+        print("\nmissing: " + ", ".join(left), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Writes the tables of results in the READMEs, and what is marked in docs/results.md, from the committed logs.
+"""Writes the tables of results in the READMEs and in docs/results.md from the committed logs.
 
     python -m benchmarks.tables
 
-A table stands between <!-- NAME --> and <!-- end of NAME -->; TABLES says what stands under a name.
+A table stands between <!-- NAME --> and <!-- end of NAME -->; TABLES says what stands under a name. docs/results.md has
+none yet: those of several seeds come with their logs.
 """
 
 import os
@@ -10,7 +11,7 @@ import re
 
 from benchmarks import compare
 from support.files import replace_file
-from support.flags import PROJECT
+from support.flags import PROJECT, REFERENCE_GENERATOR
 from support.log import read_log
 
 PAGES = ["README.md", "README.zh-CN.md", os.path.join("docs", "results.md")]
@@ -22,14 +23,14 @@ def fill_reference(table):
 
     Its other rows stay: they are in the page's language.
     """
-    log = read_log(os.path.join(PROJECT, "results", "reference", "log.json"))
+    log = read_log(os.path.join(os.path.dirname(REFERENCE_GENERATOR), "log.json"))
     losses, scores = ({row["epoch"]: row for row in log[part]} for part in ("epochs", "evaluations"))
+    shown = [(figure, digits) for figure, (_, digits, _) in compare.FIGURES.items()] + [("fid", 1)]
 
     def row(match):
-        epoch = int(match[1])
-        loss, score = losses[epoch], scores[epoch]
-        cells = [f"{epoch}", f"{loss['d_loss']:.3f}", f"{loss['g_loss']:.3f}", f"{score['label_accuracy']:.4f}"]
-        return " | ".join(cells + [f"{score['digit_fid']:.1f}", f"{score['fid']:.1f}"]).join(("| ", " |"))
+        figures = {**losses[int(match[1])], **scores[int(match[1])]}
+        cells = [match[1], *(compare.cell([figures[figure]], digits) for figure, digits in shown)]
+        return f"| {' | '.join(cells)} |"
 
     return re.sub(r"^\| (\d+) \|.*$", row, table, flags=re.MULTILINE)
 
@@ -51,8 +52,9 @@ def main():
         path = os.path.join(PROJECT, page)
         with open(path, encoding="utf-8", newline="") as file:
             text = file.read()
-        if written(text) != text:
-            replace_file(path, lambda file, text=text: file.write(written(text).encode()))
+        new = written(text)
+        if new != text:
+            replace_file(path, lambda file, new=new: file.write(new.encode()))
             print(f"wrote {page}")
 
 

@@ -4,6 +4,7 @@ import os
 import re
 
 GRID = re.compile(r"(0|[1-9][0-9]*)\.png")  # a sample grid's name: the batches done
+FOLDERS = ("images", "results")  # that a run writes to, under its output_dir
 BESIDE = ".new"  # how the name of a file ends while it is being written
 
 
@@ -36,7 +37,7 @@ def find_grids(folder):
 
 def make_folders(output_dir):
     """Makes the folders that a run writes to; raises OSError."""
-    for name in ("images", "results"):
+    for name in FOLDERS:
         os.makedirs(os.path.join(output_dir, name), exist_ok=True)
 
 

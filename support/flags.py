@@ -7,7 +7,7 @@ import tempfile
 
 from support import idx
 from support.checkpoint import read_checkpoint, read_generator
-from support.files import checkpoint_path
+from support.files import FOLDERS, checkpoint_path
 from support.inception_weights import read_weights
 from support.process import PROCESSES, refuse
 
@@ -174,7 +174,7 @@ def find_generator(parser, opt):
     return path
 
 
-def check_folders(parser, output_dir, names):
+def check_folders(parser, output_dir, names=FOLDERS):
     """Ends the program where folders under output_dir cannot be made or written; leaves no trace."""
     for name in names:
         path = os.path.abspath(os.path.join(output_dir, name))
@@ -190,7 +190,7 @@ def check_folders(parser, output_dir, names):
 
 def check_training_flags(parser, opt):
     """Ends the program where flags of cgan.py that are right by themselves do not fit the data or each other."""
-    check_folders(parser, opt.output_dir, ["images", "results"])
+    check_folders(parser, opt.output_dir)
     n_images, n_test_images, highest_label, opt.data_sha256 = idx.MNIST
     try:
         if opt.data_root is not None:
