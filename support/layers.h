@@ -1,6 +1,6 @@
 // A stack of linear layers for a CPU, each with batch normalisation (optional) and an activation; see layers.py.
 //
-// Activations lie feature by feature in panels of LANES * 2 items of the batch: item j of feature i of `features` is at
+// Activations lie feature by feature in panels of NR items of the batch: item j of feature i of `features` is at
 // (j / NR * features + i) * NR + j % NR. So every product reads both factors as they lie, a feature's batch is one
 // core's alone, and what follows a product works on rows that are still in the cache. Every number is computed in an
 // order that does not depend on how many cores there are. The items that fill the last panel are 0 in every gradient.
@@ -13,10 +13,14 @@
 namespace jittor {
 namespace stack {
 
-constexpr long LANES = 8;
+#ifdef __AVX512F__
+constexpr long LANES = 16, MR = 12;
+#else
+constexpr long LANES = 8, MR = 6;
+#endif
 typedef float Vec __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
-constexpr long NR = 2 * LANES, MR = 6;  // a tile of MR x NR sums is what the registers hold
-constexpr long DEPTH = 256, ROWS = 96, COLUMNS = 48;  // blocks that stay in the first and second cache
+constexpr long NR = 2 * LANES;  // a tile of MR x NR sums is what the registers hold
+constexpr long DEPTH = 256, ROWS = 96, COLUMNS = 96;  // blocks that stay in the first and second cache
 
 struct Layer {  // y = activation(norm(weight x + bias)); what an operator does not need stays null
     long n_in, n_out;
@@ -52,35 +56,25 @@ static inline void each(long n, long features, long i, F f) {
     }
 }
 
-// c (R, NR) = a (R, depth) b (depth, NR), added to what is there where `add`.
-template <int R>
-static void tile(long depth, const float* a, long row, long step, const float* b, float* c, long c_row, bool add) {
+// c (R, NR) = a (R, depth) b (depth, NR), added to what is there where `add`; R: `rows`, but at most MR.
+template <long R = MR>
+static void tile(long rows, long depth, const float* a, long row, long step, const float* b, float* c, long c_row,
+                 bool add = false) {
+    if (rows < R) return tile<R == 1 ? 1 : R - 1>(rows, depth, a, row, step, b, c, c_row, add);
     Vec sums[R][2];
-    for (int i = 0; i < R; i++)
-        for (int j = 0; j < 2; j++) sums[i][j] = add ? *(const Vec*)(c + i * c_row + j * LANES) : Vec{};
+    for (long i = 0; i < R; i++)
+        for (long j = 0; j < 2; j++) sums[i][j] = add ? *(const Vec*)(c + i * c_row + j * LANES) : Vec{};
     for (long k = 0; k < depth; k++, a += step, b += NR) {
         Vec b0 = *(const Vec*)b, b1 = *(const Vec*)(b + LANES);
-        #pragma GCC unroll 6
-        for (int i = 0; i < R; i++) {
+        #pragma GCC unroll 12
+        for (long i = 0; i < R; i++) {
             float x = a[i * row];
             sums[i][0] += x * b0;
             sums[i][1] += x * b1;
         }
     }
-    for (int i = 0; i < R; i++)
-        for (int j = 0; j < 2; j++) *(Vec*)(c + i * c_row + j * LANES) = sums[i][j];
-}
-
-static void tile(long rows, long depth, const float* a, long row, long step, const float* b, float* c, long c_row,
-                 bool add = false) {
-    switch (std::min(rows, MR)) {
-        case 1: return tile<1>(depth, a, row, step, b, c, c_row, add);
-        case 2: return tile<2>(depth, a, row, step, b, c, c_row, add);
-        case 3: return tile<3>(depth, a, row, step, b, c, c_row, add);
-        case 4: return tile<4>(depth, a, row, step, b, c, c_row, add);
-        case 5: return tile<5>(depth, a, row, step, b, c, c_row, add);
-        case 6: return tile<6>(depth, a, row, step, b, c, c_row, add);
-    }
+    for (long i = 0; i < R; i++)
+        for (long j = 0; j < 2; j++) *(Vec*)(c + i * c_row + j * LANES) = sums[i][j];
 }
 
 // Features from..to of weight (n_out, n_in) x.

@@ -14,7 +14,7 @@ from jittor import nn
 
 with open(os.path.join(os.path.dirname(__file__), "layers.h")) as file:
     HEADER = file.read()
-PANEL = 16  # items of a batch that layers.h computes together (its NR)
+PANEL = 32  # items of a batch that layers.h computes together, at most (its NR)
 
 
 class HyperbolicTangent(jt.Function):
