@@ -98,6 +98,7 @@ static void product_back(const float* weight, long n_out, long n_in, const float
             for (long r = 0; r < depth; r++)
                 for (long t = 0; t < width; t += MR) {
                     const float* w = weight + (o + r) * n_in + k + t;
+                    __builtin_prefetch(w + 16 * n_in);  // rows lie too far apart to be foreseen
                     if (width - t >= MR)
                         std::copy(w, w + MR, copy + t * depth + r * MR);
                     else
@@ -116,9 +117,10 @@ static void product_weight(const Layer& l, long n) {
     long panels = (l.n_in + NR - 1) / NR;
     std::unique_ptr<float[]> turned(new float[panels * n * NR]);  // x in panels of features, item by item
     share(l.n_in, NR, [&](long from, long to) {
-        for (long j = 0; j < n; j++)
-            for (long k = from; k < to; k++)
-                turned[(k / NR * n + j) * NR + k % NR] = l.x[(j / NR * l.n_in + k) * NR + j % NR];
+        for (long panel = from; panel < to; panel += NR)
+            for (long j = 0; j < n; j++)
+                for (long k = panel; k < std::min(panel + NR, to); k++)
+                    turned[panel * n + j * NR + k - panel] = l.x[(j / NR * l.n_in + k) * NR + j % NR];
     });
     share(l.n_out, MR, [&](long from, long to) {
         std::unique_ptr<float[]> delta(new float[n * MR]);
