@@ -12,6 +12,11 @@ environment variables that Jittor reads at its import:
     log_silent          keeps Jittor's own log lines off the terminal
     use_parallel_op_compiler    0: kernels are compiled one after the other. Jittor's threads for it crash now and
                         then with "Segfault happen, main thread exit" (seen once in about 150 starts; JGAN issue 9)
+
+and one that the compiler's threads read:
+
+    GOMP_SPINCOUNT      how long a thread that waits for the others keeps its core busy: by default for milliseconds,
+                        which slows two programs on the same cores down twentyfold and more
 """
 
 import contextlib
@@ -162,6 +167,7 @@ def import_jittor():
     os.environ["use_mpi"] = "1" if "OMPI_COMM_WORLD_SIZE" in os.environ else "0"
     os.environ.setdefault("log_silent", "1")
     os.environ.setdefault("use_parallel_op_compiler", "0")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if not count_gpus():
         os.environ["nvcc_path"] = ""
     try:
