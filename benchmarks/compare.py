@@ -1,12 +1,14 @@
 """Trains several configurations of cgan.py with several seeds each, and compares them.
 
-    python -m benchmarks.compare                trains what is missing, one run after the other, then prints the tables
+    python -m benchmarks.compare                trains what is missing, a run on every core, then prints the tables
     python -m benchmarks.compare --table        the tables of the logs that are there, and what is missing
 
-Every run has a folder of its own, compared/<configuration>/seed<seed>, and goes on there where it was stopped. The log
-of a finished one is copied to results/compared/<configuration>/seed<seed>.json; the tables read these. Every run also
-scores the running average of its generator, which trains nothing: it is the configuration's second row. Jittor's own
-layers and Adam (benchmarks/plain.py) are compared after a few epochs.
+Every run has a folder of its own, compared/<configuration>/seed<seed>, and goes on there where it was stopped; what it
+prints is in seed<seed>.txt beside it. The log of a finished one is copied to
+results/compared/<configuration>/seed<seed>.json; the tables read these. The number of threads changes no bit, and runs
+of one thread each use the cores best. Every run also scores the running average of its generator, which trains nothing:
+it is the configuration's second row. Jittor's own layers and Adam (benchmarks/plain.py) are compared after a few
+epochs.
 A configuration is called better or worse than the report's only where the means of their seeds differ by more than two
 standard errors (Welch's: the root of the sum of both variances over their n). With 3 and 5 seeds, chance alone exceeds
 that in about one of nine comparisons.
@@ -18,6 +20,8 @@ import shutil
 import statistics
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 from support.files import checkpoint_path, log_path, replace_file
 from support.flags import PROJECT, Parser
@@ -69,20 +73,40 @@ def kept_log(name, seed):
 
 
 def train(name, flags, folder):
-    """Trains one run to its end, from where it stopped, and keeps its log. Ends the program where it was stopped."""
+    """Trains one run to its end on one core, from where it stopped, and keeps its log. Returns its exit status."""
     output_dir = os.path.join(folder, name, f"seed{flags['seed']}")
     command = [sys.executable, *(["-m", "benchmarks.plain"] if name == PLAIN else ["cgan.py"])]
     command += ["--output_dir", output_dir, *command_line(flags)]
     command += ["--resume"] if os.path.exists(checkpoint_path(output_dir)) else []
+    os.makedirs(output_dir, exist_ok=True)
     print(" ".join(command), flush=True)
-    status = subprocess.run(command).returncode
-    if status == 1:  # it said why: it diverged, say. The others can be trained all the same
-        return
+    with open(f"{output_dir}.txt", "a") as output:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        status = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=environment).returncode
     if status:
-        sys.exit(status)
+        print(f"{output_dir} ended with status {status}: {output_dir}.txt says why", file=sys.stderr, flush=True)
+        return status
     os.makedirs(os.path.join(LOGS, name), exist_ok=True)
     with open(log_path(output_dir), "rb") as log:
         replace_file(kept_log(name, flags["seed"]), lambda file: shutil.copyfileobj(log, file))
+    return status
+
+
+def train_all(runs, folder):
+    """Trains runs, as many at once as there are cores; ends the program where one was stopped or refused."""
+    stopped = threading.Event()
+
+    def train_next(run):
+        if not stopped.is_set() and train(*run, folder) not in (0, 1):  # 1: it diverged, say; the others can go on
+            stopped.set()
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        try:
+            list(pool.map(train_next, runs))
+        except KeyboardInterrupt:  # which the runs that have begun got too
+            stopped.set()
+    if stopped.is_set():
+        sys.exit(130)
 
 
 def read_rows():
@@ -168,8 +192,8 @@ def main():
     parser.add_argument("--table", action="store_true", help="train nothing")
     parser.add_argument("--output_dir", default="compared", help="where the runs go")
     opt = parser.parse_args()
-    for name, flags in [] if opt.table else missing():
-        train(name, flags, opt.output_dir)
+    if not opt.table:
+        train_all(missing(), opt.output_dir)
     rows = read_rows()
     if rows:
         print("Mean ± standard deviation over the seeds")
@@ -182,7 +206,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)  # the run said what it kept
+    main()

@@ -1,5 +1,6 @@
 """The comparison of configurations: which runs it takes, and what it calls better."""
 
+import contextlib
 import json
 import statistics
 
@@ -63,6 +64,17 @@ def test_a_log_of_other_flags_is_refused(logs):
     path.write_text(path.read_text().replace("0.00015", "0.0003"))
     with pytest.raises(SystemExit, match=r"seed0.json: lr_d must be 0.00015, but is 0.0003"):
         compare.read_rows()
+
+
+@pytest.mark.parametrize("status, begun", [(1, 3), (2, 1), (130, 1)])
+def test_a_run_that_diverges_lets_the_others_go_on(monkeypatch, status, begun):
+    """One that is refused or stopped does not."""
+    runs = []
+    monkeypatch.setattr(compare.os, "sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr(compare, "train", lambda *run: runs.append(run) or status)
+    with contextlib.nullcontext() if status == 1 else pytest.raises(SystemExit, match="130"):
+        compare.train_all([("report", {"seed": seed}) for seed in range(3)], "compared")
+    assert len(runs) == begun
 
 
 @pytest.mark.slow
