@@ -5,7 +5,7 @@
 
 Every run has a folder of its own, compared/<configuration>/seed<seed>, and goes on there where it was stopped; what it
 prints is in seed<seed>.txt beside it. The log of a finished one is copied to
-results/compared/<configuration>/seed<seed>.json; the tables read these. The number of threads changes no bit, and runs
+results/compared/<configuration>/seed<seed>.json; the tables read these. The number of threads changes no loss, and runs
 of one thread each use the cores best. Every run also scores the running average of its generator, which trains nothing:
 it is the configuration's second row. Jittor's own layers and Adam (benchmarks/plain.py) are compared after a few
 epochs.
@@ -17,18 +17,20 @@ that in about one of nine comparisons.
 import math
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
+import time
 
 from support.files import checkpoint_path, log_path, replace_file
 from support.flags import PROJECT, Parser
 from support.log import read_log
+from support.process import outlive_terminal
 
 EPOCHS, FEW_EPOCHS = 100, 10
-SHARED = {"n_epochs": EPOCHS, "ema": 0.999}  # with --ema, a run trains as without
+# With --ema, a run trains as without; a GPU is not for many runs at once
+SHARED = {"n_epochs": EPOCHS, "ema": 0.999, "cpu": True}
 REPORT, PLAIN = "report", "plain"
 # {name: (flags beside or instead of SHARED, how many seeds)}
 CONFIGURATIONS = {
@@ -72,9 +74,13 @@ def kept_log(name, seed):
     return os.path.join(LOGS, name, f"seed{seed}.json")
 
 
-def train(name, flags, folder):
-    """Trains one run to its end on one core, from where it stopped, and keeps its log. Returns its exit status."""
-    output_dir = os.path.join(folder, name, f"seed{flags['seed']}")
+def run_folder(name, flags, folder):
+    return os.path.join(folder, name, f"seed{flags['seed']}")
+
+
+def start(name, flags, folder):
+    """Starts one run on one core, from where it stopped; returns its process."""
+    output_dir = run_folder(name, flags, folder)
     command = [sys.executable, *(["-m", "benchmarks.plain"] if name == PLAIN else ["cgan.py"])]
     command += ["--output_dir", output_dir, *command_line(flags)]
     command += ["--resume"] if os.path.exists(checkpoint_path(output_dir)) else []
@@ -82,31 +88,41 @@ def train(name, flags, folder):
     print(" ".join(command), flush=True)
     with open(f"{output_dir}.txt", "a") as output:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        status = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=environment).returncode
-    if status:
-        print(f"{output_dir} ended with status {status}: {output_dir}.txt says why", file=sys.stderr, flush=True)
-        return status
+        return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+
+
+def keep_log(name, flags, folder):
     os.makedirs(os.path.join(LOGS, name), exist_ok=True)
-    with open(log_path(output_dir), "rb") as log:
+    with open(log_path(run_folder(name, flags, folder)), "rb") as log:
         replace_file(kept_log(name, flags["seed"]), lambda file: shutil.copyfileobj(log, file))
-    return status
 
 
-def train_all(runs, folder):
-    """Trains runs, as many at once as there are cores; ends the program where one was stopped or refused."""
-    stopped = threading.Event()
+def train(runs, folder, cores):
+    """Trains runs to their ends, as many at once as there are cores, and keeps their logs.
 
-    def train_next(run):
-        if not stopped.is_set() and train(*run, folder) not in (0, 1):  # 1: it diverged, say; the others can go on
-            stopped.set()
-
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        try:
-            list(pool.map(train_next, runs))
-        except KeyboardInterrupt:  # which the runs that have begun got too
-            stopped.set()
-    if stopped.is_set():
+    Ends the program where one is refused. Whatever ends the program stops the runs, which can be gone on with.
+    """
+    waiting, processes = list(runs), {}
+    try:
+        while waiting or processes:
+            while waiting and len(processes) < cores:
+                run = waiting.pop(0)
+                processes[start(*run, folder)] = run
+            time.sleep(0.5)
+            for process in [process for process in processes if process.poll() is not None]:
+                run, status = processes.pop(process), process.returncode
+                if not status:
+                    keep_log(*run, folder)
+                    continue
+                print(f"status {status}: {run_folder(*run, folder)}.txt says why", file=sys.stderr, flush=True)
+                if status != 1:  # 1: it diverged, say; the others can go on
+                    sys.exit(status if status > 0 else 128 - status)
+    except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        for process in processes:
+            process.terminate()
+            process.wait()
 
 
 def read_rows():
@@ -123,6 +139,8 @@ def read_rows():
         for flag, value in flags.items():
             if log["config"].get(flag) != value:
                 sys.exit(f"{path}: {flag} must be {value}, but is {log['config'].get(flag)}")
+        if any("config" in change for change in log["changes"]):
+            sys.exit(f"{path}: a flag was changed on the way")
         losses = {row["epoch"]: row for row in log["epochs"]}
         for scores in log["evaluations"]:
             for row, figures in {name: scores["generator"], name + AVERAGED: scores}.items():
@@ -193,7 +211,8 @@ def main():
     parser.add_argument("--output_dir", default="compared", help="where the runs go")
     opt = parser.parse_args()
     if not opt.table:
-        train_all(missing(), opt.output_dir)
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        train(missing(), opt.output_dir, len(os.sched_getaffinity(0)))
     rows = read_rows()
     if rows:
         print("Mean ± standard deviation over the seeds")
@@ -203,7 +222,9 @@ def main():
     left = [f"{name} seed {flags['seed']}" for name, flags in missing()]
     if left:
         print("\nmissing: " + ", ".join(left), file=sys.stderr)
+        return 0 if opt.table else 1
 
 
 if __name__ == "__main__":
-    main()
+    outlive_terminal()
+    sys.exit(main())

@@ -11,7 +11,7 @@ from support.device import jt
 from jittor import nn
 
 import cgan
-from support.process import start_run
+from support.process import outlive_terminal, start_run
 
 
 class Sequential(nn.Sequential):
@@ -23,6 +23,7 @@ class Sequential(nn.Sequential):
 
 def main():
     opt = cgan.parse_flags()
+    outlive_terminal()
     start_run(opt)
     cgan.Sequential, cgan.Tanh, cgan.Adam = Sequential, nn.Tanh, nn.Adam
     cgan.train(opt)

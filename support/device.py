@@ -13,10 +13,10 @@ environment variables that Jittor reads at its import:
     use_parallel_op_compiler    0: kernels are compiled one after the other. Jittor's threads for it crash now and
                         then with "Segfault happen, main thread exit" (seen once in about 150 starts; JGAN issue 9)
 
-and one that the compiler's threads read:
+and one that OpenMP's threads read:
 
     GOMP_SPINCOUNT      how long a thread that waits for the others keeps its core busy: by default for milliseconds,
-                        which slows two programs on the same cores down twentyfold and more
+                        which made a step beside a busy core take 50 times as long
 """
 
 import contextlib

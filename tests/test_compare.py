@@ -1,14 +1,23 @@
 """The comparison of configurations: which runs it takes, and what it calls better."""
 
 import contextlib
+import fcntl
 import json
+import signal
 import statistics
+import subprocess
+import sys
+import time
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, command_of, started
 
-from benchmarks import compare
+import cgan
+from benchmarks import compare, plain
+from support.device import jt
 from support.log import read_log
+
+nn = jt.nn
 
 
 def test_a_difference_counts_beyond_two_standard_errors():
@@ -66,15 +75,70 @@ def test_a_log_of_other_flags_is_refused(logs):
         compare.read_rows()
 
 
-@pytest.mark.parametrize("status, begun", [(1, 3), (2, 1), (130, 1)])
-def test_a_run_that_diverges_lets_the_others_go_on(monkeypatch, status, begun):
-    """One that is refused or stopped does not."""
-    runs = []
-    monkeypatch.setattr(compare.os, "sched_getaffinity", lambda _: {0})
-    monkeypatch.setattr(compare, "train", lambda *run: runs.append(run) or status)
-    with contextlib.nullcontext() if status == 1 else pytest.raises(SystemExit, match="130"):
-        compare.train_all([("report", {"seed": seed}) for seed in range(3)], "compared")
-    assert len(runs) == begun
+@pytest.mark.parametrize("status, begun, ends", [(1, 3, None), (2, 1, "2"), (-9, 1, "137")])
+def test_a_run_that_diverges_lets_the_others_go_on(monkeypatch, tmp_path, status, begun, ends):
+    """One that is refused or killed does not."""
+    ending = "sys.exit(1)" if status == 1 else "sys.exit(2)" if status == 2 else "os.kill(os.getpid(), 9)"
+    processes = []
+
+    def start(*run):
+        processes.append(subprocess.Popen([sys.executable, "-c", f"import os, sys; {ending}"]))
+        return processes[-1]
+
+    monkeypatch.setattr(compare, "start", start)
+    with contextlib.nullcontext() if ends is None else pytest.raises(SystemExit, match=f"^{ends}$"):
+        compare.train([("report", {"seed": seed}) for seed in range(3)], str(tmp_path), cores=1)
+    assert len(processes) == begun
+
+
+def compare_anew(folder):
+    """The program, as if no log were in the repository."""
+    compare.LOGS, sys.argv = f"{folder}/logs", ["compare", "--output_dir", folder]
+    sys.exit(compare.main())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_no_run_outlives_the_comparison(tmp_path, number):
+    command = command_of(compare_anew, tmp_path)[1:]
+    with started(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT) as process:
+        deadline = time.time() + 200
+        while not list(tmp_path.glob("*/seed0/images/0.png")) and time.time() < deadline:
+            time.sleep(0.2)
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
+    logs = list(tmp_path.glob("*/seed0.txt"))
+    assert any("SIGTERM: stopped" in log.read_text() for log in logs)
+    for folder in tmp_path.glob("*/seed0/results"):
+        with open(folder / ".lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # no process holds it
+
+
+def test_a_log_whose_flags_changed_is_refused(logs):
+    path = logs[0] / "lr_d" / "seed0.json"
+    log = json.loads(path.read_text())
+    path.write_text(json.dumps({**log, "changes": [{"epoch": 2, "config": {"lr_d": 0.0003}}]}))
+    with pytest.raises(SystemExit, match=r"seed0.json: a flag was changed on the way"):
+        compare.read_rows()
+
+
+def test_plain_is_jittors_own(monkeypatch, tmp_path):
+    """Layers and optimizer; only concatenation is this project's."""
+    seen = {}
+
+    def train(opt):
+        seen["layers"] = {type(layer) for layer in cgan.Generator(4, 3, 5).model} | {type(cgan.Tanh())}
+        seen["sequential"], seen["adam"] = type(cgan.Generator(4, 3, 5).model), cgan.Adam
+
+    for name in ("Sequential", "Tanh", "Adam"):
+        monkeypatch.setattr(cgan, name, getattr(cgan, name))  # put back afterwards
+    monkeypatch.setattr(cgan, "train", train)
+    monkeypatch.setattr(plain, "start_run", lambda opt: None)
+    monkeypatch.setattr(plain, "outlive_terminal", lambda: None)
+    monkeypatch.setattr("sys.argv", ["plain", "--output_dir", str(tmp_path)])
+    plain.main()
+    assert seen["layers"] == {nn.Linear, nn.BatchNorm1d, nn.LeakyReLU, nn.Tanh}
+    assert seen["sequential"] is plain.Sequential and seen["adam"] is nn.Adam
 
 
 @pytest.mark.slow
@@ -84,7 +148,7 @@ def test_a_run_goes_on_where_it_stopped(monkeypatch, tmp_path, name):
     monkeypatch.chdir(ROOT)
     flags = {"max_batches": 2, "dropout": True, "seed": 7}
     for epochs in (1, 2):
-        compare.train(name, {"n_epochs": epochs, **flags}, str(tmp_path))
+        compare.train([(name, {"n_epochs": epochs, **flags})], str(tmp_path), cores=1)
     log = read_log(compare.kept_log(name, 7))
     assert len(log["epochs"]) == 2
     assert {flag: log["config"][flag] for flag in flags} == flags

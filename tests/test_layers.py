@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import cgan
 from benchmarks import plain
+from support import layers
 from support.adam import Adam
 from support.device import jt
 from support.layers import Sequential, Stack, Tanh
@@ -67,12 +68,19 @@ def generator_like(sizes, tanh):
     return [*layers, nn.Linear(*sizes[-2:]), tanh()]
 
 
-@pytest.mark.parametrize("n", [2, 63, 64, 128])
+@pytest.mark.parametrize("n", [2, 17, 31, 33, 63, 64, 128])
 def test_generators_stack(n):
     uncertain = ["2.bias", "5.bias"]
     sizes = (13, 21, 35, 50, 71)
     ours = compare(generator_like(sizes, Tanh), generator_like(sizes, PlainTanh), [4, 9], n, uncertain=uncertain)
     assert [type(part) for part in ours.parts([4, 9])] == [Stack]
+
+
+@pytest.mark.parametrize("n", [17, 64])
+def test_without_avx512(monkeypatch, n):
+    """On a processor that has it, the other half of layers.h."""
+    monkeypatch.setattr(layers, "HEADER", f"#undef __AVX512F__\n{layers.HEADER}")
+    test_generators_stack(n)
 
 
 @pytest.mark.parametrize("n", [2, 63, 64, 128])

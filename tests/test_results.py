@@ -66,7 +66,8 @@ def test_tables_have_not_drifted_from_the_logs(page):
 @pytest.mark.parametrize("readme", READMES)
 def test_a_readmes_table_is_written_from_the_reference_runs_log(readme):
     text = (ROOT / readme).read_text(encoding="utf-8")
-    drifted = re.sub(r"(?m)^(\| (?:10|20|40|70|100) \|).*$", r"\1 0.5 |", text)
+    assert re.findall(r"(?m)^\| (\d+) \|", text) == ["10", "20", "40", "70", "100"]
+    drifted = re.sub(r"(?m)^(\| \d+ \|).*$", r"\1 0.5 |", text)
     assert drifted != text and tables.written(drifted) == text
     assert f"| 100 | {table_row('reference', 100)[1]} |" in text
 
@@ -105,7 +106,10 @@ def test_the_reference_run_is_complete():
 @pytest.mark.slow
 def test_the_first_epoch_is_trained_again(tmp_path):
     """A processor of another kind adds in another order, which moves an epoch's losses as another seed does."""
-    committed = json.loads(Path(compare.kept_log(compare.REPORT, 0)).read_text())
+    path = Path(compare.kept_log(compare.REPORT, 0))
+    if not path.exists():
+        pytest.skip("no log of several seeds is in the repository yet")
+    committed = json.loads(path.read_text())
     if describe_processor() != committed["environment"]["processor"]:
         pytest.skip(f"the log is from another processor: {committed['environment']['processor']}")
     process = run("cgan.py", "--n_epochs", "1", "--sample_interval", "100000", "--output_dir", tmp_path)
