@@ -117,8 +117,6 @@ def train(runs, folder, cores):
                 print(f"status {status}: {run_folder(*run, folder)}.txt says why", file=sys.stderr, flush=True)
                 if status != 1:  # 1: it diverged, say; the others can go on
                     sys.exit(status if status > 0 else 128 - status)
-    except KeyboardInterrupt:
-        sys.exit(130)
     finally:
         for process in processes:
             process.terminate()
@@ -211,7 +209,8 @@ def main():
     parser.add_argument("--output_dir", default="compared", help="where the runs go")
     opt = parser.parse_args()
     if not opt.table:
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, frame: sys.exit(128 + number))
         train(missing(), opt.output_dir, len(os.sched_getaffinity(0)))
     rows = read_rows()
     if rows:

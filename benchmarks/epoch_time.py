@@ -341,6 +341,7 @@ def product_ms(rows, n_in, n_out):
 
 
 def floor():
+    os.environ.setdefault("GOMP_SPINCOUNT", "300000")  # as without support/device.py: the libraries at their best
     generator = [(110, 128), (128, 256), (256, 512), (512, 1024), (1024, 1024)]
     discriminator = [(1034, 512), (512, 512), (512, 512), (512, 1)]
 

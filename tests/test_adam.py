@@ -1,12 +1,14 @@
 """Adam as one operator computes what Jittor's does."""
 
 import numpy as np
+import pytest
 
 import cgan
 from support import adam
 from support.device import jt
 
 
+@pytest.mark.slow
 def test_adam_is_jittors_adam():
     """50 steps of the whole generator on the same gradients."""
     noise, labels = jt.randn(64, 100), jt.randint(0, 10, (64,))

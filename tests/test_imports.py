@@ -24,6 +24,7 @@ def test_import_has_no_side_effect(tmp_path, module):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_jittor_runs_without_a_gpu(tmp_path):
     """An nvcc without a GPU, on which a bare `import jittor` dies, is left alone."""
     nvcc = tmp_path / "nvcc"

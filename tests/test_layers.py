@@ -125,6 +125,7 @@ def test_state_is_named_as_jittors():
     assert sorted(model.state_dict()) == sorted(names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n, n_in, n_out", [(64, 1034, 512), (1, 7, 3), (128, 512, 1)])
 def test_linear_is_jittors_linear(n, n_in, n_out):
     plain, x = nn.Linear(n_in, n_out), jt.randn(n, n_in)

@@ -112,6 +112,7 @@ def test_progress_bar_shows_both_losses(tmp_path):
     assert re.search(r"Epoch 1/1: +\d+%\|.*\| \d+/60 \[.*D loss: \d\.\d{4}, G loss: \d\.\d{4}", bar)
 
 
+@pytest.mark.slow
 def test_divergence_is_one_sentence_and_keeps_nothing_broken(tmp_path):
     process = run(*"cgan.py --lr 100 --n_epochs 2 --max_batches 5 --output_dir".split(), tmp_path)
     assert process.returncode == 1 and process.stderr.count("\n") == 1
@@ -219,6 +220,7 @@ def test_grids_come_every_sample_interval(finished_run):
         assert grid.size == (10 * 34 + 2, 10 * 34 + 2) and grid.mode == "L"
 
 
+@pytest.mark.slow
 def test_a_column_of_the_grid_is_a_digit(tmp_path):
     """A generator that paints its label as brightness shows which label went where, from black to white."""
 
