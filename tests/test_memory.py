@@ -14,7 +14,7 @@ BATCH = 64 * 32 * 32 * 4  # bytes of a batch of images
 
 
 def train_watched(folder):
-    """Trains 40 short epochs; prints the resident memory after each, in bytes, and the largest."""
+    """Trains 60 short epochs; prints the resident memory after each, in bytes, and the largest."""
     save = Run.save
 
     def save_watched(run):
@@ -23,7 +23,7 @@ def train_watched(folder):
             print("resident", int(file.read().split()[1]) * resource.getpagesize())
 
     Run.save = save_watched
-    cgan.train(cgan.parse_flags(["--n_epochs", "40", "--max_batches", "20", "--output_dir", folder]))
+    cgan.train(cgan.parse_flags(["--n_epochs", "60", "--max_batches", "20", "--output_dir", folder]))
     with open("/proc/self/status") as file:  # not getrusage, which counts what the parent held at the start
         print("peak", next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM")))
 
@@ -32,7 +32,8 @@ def train_watched(folder):
 def test_memory(tmp_path):
     """Peak below 1.2 GB; an epoch keeps nothing, not even a single batch of images.
 
-    The slope is the median of those between epochs that are 20 apart (Theil and Sen's estimate).
+    The slope is the median of those between epochs that are 20 apart (Theil and Sen's estimate). The first 20 are left
+    out: the first evaluations load a classifier and its features, and the first pages make the heap as large as it gets.
     """
     process = subprocess.run(
         command_of(train_watched, tmp_path), cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=600
@@ -40,5 +41,5 @@ def test_memory(tmp_path):
     assert process.returncode == 0, process.stderr
     values = [line.split() for line in process.stdout.splitlines() if line.startswith(("resident", "peak"))]
     *resident, peak = (int(value) for _, value in values)
-    assert len(resident) == 40 and peak < 1.2e9
-    assert np.median(np.subtract(resident[20:], resident[:20]) / 20) < BATCH
+    assert len(resident) == 60 and peak < 1.2e9
+    assert np.median(np.subtract(resident[40:], resident[20:40]) / 20) < BATCH, resident
