@@ -13,7 +13,7 @@ import zipfile
 
 import numpy as np
 
-from support.files import checkpoint_path, replace_file
+from support.files import checkpoint_path, machine_memory, replace_file
 from support.log import check_log
 
 MOMENTS = {"m": "m", "v": "values"}  # name in the file: Adam's first and second moments in jittor.nn.Adam
@@ -124,6 +124,8 @@ def read_arrays(path):
     if not os.path.exists(path):
         raise ValueError(f"{path} is missing")
     with blaming(f"{path} is not a checkpoint of cgan.py"):
+        if os.path.getsize(path) > machine_memory():
+            raise ValueError("it is larger than this machine's memory")
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
         stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)

@@ -7,9 +7,9 @@ import numpy as np
 import fid
 from support import digit_classifier
 from support.device import jt
+from support.flags import N_DIGITS
 from support.inception_weights import sha256
 
-N_DIGITS = 10000  # that are generated for the digit figures, equally many of each class
 STREAMS = {"inception": 1, "digits": 2}  # of random numbers: no figure depends on which others are computed
 
 

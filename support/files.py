@@ -8,6 +8,11 @@ FOLDERS = ("images", "results")  # that a run writes to, under its output_dir
 BESIDE = ".new"  # how the name of a file ends while it is being written
 
 
+def machine_memory():
+    """Returns the machine's memory in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def checkpoint_path(output_dir):
     return os.path.join(output_dir, "results", "checkpoint.npz")
 

@@ -7,13 +7,14 @@ import tempfile
 
 from support import idx
 from support.checkpoint import read_checkpoint, read_generator
-from support.files import FOLDERS, checkpoint_path
+from support.files import FOLDERS, checkpoint_path, machine_memory
 from support.inception_weights import read_weights
 from support.process import PROCESSES, refuse
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 REFERENCE_GENERATOR = os.path.join(PROJECT, "results", "reference", "generator.npz")
 MOST = 2**31 - 1
+N_DIGITS = 10000  # that an evaluation draws, equally many of each class
 
 
 class Parser(argparse.ArgumentParser):
@@ -218,12 +219,12 @@ def check_training_flags(parser, opt):
 
 def check_memory(parser, opt, n_images):
     """Ends the program where a flag alone would take more memory than the machine has."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    machine = machine_memory()
     pixels, trained = opt.img_size**2, 16  # bytes a parameter: itself, its gradient and two moments, in float32
     for name, needed in {
-        "img_size": n_images * pixels + trained * opt.hidden_d * pixels,
+        "img_size": (n_images + 8 * N_DIGITS + trained * opt.hidden_d) * pixels,
         "hidden_d": trained * opt.hidden_d * (opt.hidden_d + pixels),
-        "latent_dim": 8 * opt.batch_size * opt.latent_dim,
+        "latent_dim": 8 * max(opt.batch_size, N_DIGITS) * opt.latent_dim,
         "n_classes": trained * opt.n_classes**2,
         "batch_size": 8 * min(opt.batch_size, n_images) * pixels,
     }.items():

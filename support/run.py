@@ -101,8 +101,14 @@ class Run:
             changes.append(change)
 
     def epochs(self):
-        """Yields the number of every epoch still to train, from 1; what follows it is done when the epoch has ended."""
-        for epoch in range(self.epochs_done + 1, self.opt.n_epochs + 1):
+        """Yields the number of every epoch still to train, from 1; what follows it is done when the epoch has ended.
+
+        An epoch that became the last one after it had ended comes once more, without batches, to be evaluated.
+        """
+        first = self.epochs_done + 1
+        if self.epochs_done == self.opt.n_epochs and not self.evaluated():
+            first = self.epochs_done
+        for epoch in range(first, self.opt.n_epochs + 1):
             self.epoch = epoch
             yield epoch
             self.epochs_done = epoch
@@ -114,6 +120,8 @@ class Run:
 
     def batches(self, dataloader):
         """Yields the batches of an epoch behind a progress bar; then logs the epoch."""
+        if self.epoch == self.epochs_done:
+            return
         self.n_batches = min(len(dataloader), self.opt.max_batches or len(dataloader))
         self.losses, start = [], time.time()
         self.bar = tqdm(
@@ -167,6 +175,10 @@ class Run:
         """Returns whether this epoch ends with an evaluation: every fid_interval-th and the last."""
         return self.first_process and (self.epoch % self.opt.fid_interval == 0 or self.epoch == self.opt.n_epochs)
 
+    def evaluated(self):
+        """Returns whether the last finished epoch is."""
+        return bool(self.log["evaluations"]) and self.log["evaluations"][-1]["epoch"] == self.epochs_done
+
     def log_scores(self, scores):
         """Takes what an evaluation measured, {figure: value}, and shows it."""
         self.log["evaluations"].append({"epoch": self.epoch, **scores})
@@ -184,7 +196,7 @@ class Run:
 
         Not where that would take more than PAGE_SHARE of the time since the last one, but always in the end.
         """
-        evaluated = self.log["evaluations"] and self.log["evaluations"][-1]["epoch"] == self.epochs_done
+        evaluated = self.evaluated()
         start, last = time.time(), self.epochs_done == self.opt.n_epochs
         if evaluated and (last or self.page_seconds < PAGE_SHARE * (start - self.evaluated_at)):
             log = log_path(self.opt.output_dir)

@@ -27,6 +27,7 @@ MNIST_FILES = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind 
         ("--seed 99999999999", "at most 2,147,483,647"),
         ("--img_size 100000", "GB of memory"),
         ("--latent_dim 2000000000", "GB of memory"),
+        ("--latent_dim 20000000", "GB of memory"),  # for the digits of an evaluation
         ("--hidden_d 1000000", "GB of memory"),
         ("--n_classes 1000000", "GB of memory"),
         ("--n_classes 5", "at least 10"),
