@@ -13,13 +13,14 @@ import sys
 
 from support.files import replace_file
 from support.flags import Parser, check_folders
-from support.log import read_log, scored, short_names
+from support.log import is_number, read_log, scored, short_names
 from support.page import write_page
 
 STYLES = ["-", "--", ":", "-."]  # beside the colour: also readable in black and white
 LOSSES = {"d_loss": "discriminator", "g_loss": "generator"}
 THIN = {"linewidth": 0.7, "alpha": 0.5, "zorder": 1}  # behind the means
-FIGURES = {"fid": "FID", "digit_fid": "digit FID"}
+OWN = "generator"  # where an evaluation keeps the generator's own scores beside its running average's
+FIGURES = {"fid": "FID", "digit_fid": "digit FID", "own_digit_fid": "digit FID without the average"}
 
 
 def join_seeds(logs):
@@ -35,13 +36,14 @@ def join_seeds(logs):
     joined = {}
     for names in groups.values():
         seeds = {str(logs[name]["config"].get("seed")) for name in names}
-        if len(names) == 1 or len(seeds) < len(names):  # a seed twice: runs to compare
+        mean = join([logs[name] for name in names])
+        if len(names) == 1 or len(seeds) < len(names) or not mean["epochs"]:  # a seed twice: runs to compare
             joined.update((name, logs[name]) for name in names)
             continue
         parts = [name.split(os.sep) for name in names]
         shared = os.sep.join(part for part in parts[0] if all(part in others for others in parts))
         label = f"{shared or ', '.join(names)} ({len(names)} seeds)"
-        joined[", ".join(names) if label in joined else label] = join([logs[name] for name in names])
+        joined[", ".join(names) if label in joined else label] = mean
     return joined
 
 
@@ -69,7 +71,7 @@ def draw(path, panels):
 
     matplotlib.use("Agg")  # no screen needed
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     figure, grid = plt.subplots(
         len(panels), figsize=(7, 4.5 * len(panels)), dpi=150, constrained_layout=True, squeeze=False
@@ -86,7 +88,14 @@ def draw(path, panels):
             axes.plot([row["epoch"] for row in last], [row[f"{key}_last"] for row in last], color=colour, **THIN)
         axes.set_xlabel("epoch")
         axes.set_ylabel(ylabel)
-        axes.set_ylim(bottom=0)
+        values = [row[key] for rows, key, *_ in curves for row in rows]
+        if 0 < 10 * min(values) < max(values):  # on a linear axis, the small differences at the end would not be seen
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
         axes.grid(alpha=0.3)
         legend = axes.legend(lines, [str(i) for i in range(len(lines))])
@@ -104,6 +113,9 @@ def plot_curves(logs, output_dir):
     logs: {name of the run: what `read_log` returns for it}.
     """
     os.makedirs(output_dir, exist_ok=True)
+    for row in (row for log in logs.values() for row in log["evaluations"]):
+        own = row[OWN].get("digit_fid") if isinstance(row.get(OWN), dict) else None
+        row["own_digit_fid"] = own if is_number(own) else None
     logs = join_seeds(logs)
     loss_panels, fid_panels, several = {}, {}, len(logs) > 1
     thin = any(scored(log["epochs"], "d_loss_last") for log in logs.values())

@@ -70,6 +70,10 @@ def command_line(flags):
     return [word for flag, value in flags.items() for word in [f"--{flag}", str(value)][: 1 if value is True else 2]]
 
 
+def program(name):
+    return ["-m", "benchmarks.plain"] if name == PLAIN else ["cgan.py"]
+
+
 def kept_log(name, seed):
     return os.path.join(LOGS, name, f"seed{seed}.json")
 
@@ -81,14 +85,22 @@ def run_folder(name, flags, folder):
 def start(name, flags, folder):
     """Starts one run on one core, from where it stopped; returns its process."""
     output_dir = run_folder(name, flags, folder)
-    command = [sys.executable, *(["-m", "benchmarks.plain"] if name == PLAIN else ["cgan.py"])]
-    command += ["--output_dir", output_dir, *command_line(flags)]
+    command = [sys.executable, *program(name), "--output_dir", output_dir, *command_line(flags)]
     command += ["--resume"] if os.path.exists(checkpoint_path(output_dir)) else []
     os.makedirs(output_dir, exist_ok=True)
     print(" ".join(command), flush=True)
     with open(f"{output_dir}.txt", "a") as output:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+
+
+def flags_of(row):
+    """Returns the flags of a row that make it another than the report's, or, where it has none, its program."""
+    name = row.replace(AVERAGED, "")
+    flags = {flag: value for flag, value in CONFIGURATIONS[name][0].items() if flag != "n_epochs"}
+    if row.endswith(AVERAGED):
+        flags["ema"] = SHARED["ema"]
+    return " ".join(command_line(flags)) or " ".join(["python", *program(name)])
 
 
 def keep_log(name, flags, folder):
@@ -179,13 +191,9 @@ def table(rows, epoch):
     lines = ["| | flags | n | " + " | ".join(name for name, _, _ in FIGURES.values()) + " |"]
     lines.append("| --- " * (3 + len(FIGURES)) + "|")
     for row, figures in ((row, epochs[epoch]) for row, epochs in rows.items() if epoch in epochs):
-        averaged = row.endswith(AVERAGED)
-        flags = CONFIGURATIONS[row.replace(AVERAGED, "")][0]
-        shown = {flag: value for flag, value in flags.items() if flag != "n_epochs"}
-        words = command_line({**shown, "ema": SHARED["ema"]} if averaged else shown)
-        cells = [f"`{' '.join(words)}`" if words else "", str(len(figures["digit_fid"]))]
+        cells = [f"`{flags_of(row)}`", str(len(figures["digit_fid"]))]
         for figure, (_, digits, higher) in FIGURES.items():
-            others = rows.get(REPORT + averaged * AVERAGED, {epoch: figures})[epoch][figure]
+            others = rows.get(REPORT + row.endswith(AVERAGED) * AVERAGED, {epoch: figures})[epoch][figure]
             judged = "" if higher is None else verdict(figures[figure], others, higher)
             cells.append(cell(figures[figure], digits, judged))
         lines.append(f"| {row} | " + " | ".join(cells) + " |")

@@ -2,8 +2,7 @@
 
     python -m benchmarks.tables
 
-A table stands between <!-- NAME --> and <!-- end of NAME -->; TABLES says what stands under a name. docs/results.md has
-none yet: those of several seeds come with their logs.
+A table stands between <!-- NAME --> and <!-- end of NAME -->; TABLES says what stands under a name.
 """
 
 import os
@@ -11,9 +10,10 @@ import re
 
 from benchmarks import compare
 from support.files import replace_file
-from support.flags import PROJECT, REFERENCE_GENERATOR
+from support.flags import PROJECT
 from support.log import read_log
 
+REFERENCE_LOG = os.path.join(PROJECT, "results", "reference", "log.json")
 PAGES = ["README.md", "README.zh-CN.md", os.path.join("docs", "results.md")]
 MARKED = re.compile(r"(<!-- (\w+) -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL)
 
@@ -23,7 +23,7 @@ def fill_reference(table):
 
     Its other rows stay: they are in the page's language.
     """
-    log = read_log(os.path.join(os.path.dirname(REFERENCE_GENERATOR), "log.json"))
+    log = read_log(REFERENCE_LOG)
     losses, scores = ({row["epoch"]: row for row in log[part]} for part in ("epochs", "evaluations"))
     shown = [(figure, digits) for figure, (_, digits, _) in compare.FIGURES.items()] + [("fid", 1)]
 
@@ -35,9 +35,28 @@ def fill_reference(table):
     return re.sub(r"^\| (\d+) \|.*$", row, table, flags=re.MULTILINE)
 
 
+def fill_configurations(table):
+    """Returns a Markdown table whose rows begin with flags and words, filled with the comparison's figures at its end.
+
+    Its other rows stay: they are in the page's language.
+    """
+    rows = compare.read_rows()
+    ends = {compare.flags_of(row): epochs[compare.EPOCHS] for row, epochs in rows.items() if compare.EPOCHS in epochs}
+    shown = {figure: digits for figure, (_, digits, higher) in compare.FIGURES.items() if higher is not None}
+
+    def row(match):
+        figures = ends[match[1]]
+        cells = [str(len(figures["digit_fid"])), *(compare.cell(figures[name], shown[name]) for name in shown)]
+        return f"| `{match[1]}` | {match[2]} | {' | '.join(cells)} |"
+
+    return re.sub(r"^\| `([^`]*)` \| ([^|]*) \|.*$", row, table, flags=re.MULTILINE)
+
+
 TABLES = {
     "reference": fill_reference,
+    "configurations": fill_configurations,
     "seeds": lambda _: compare.table(compare.read_rows(), compare.EPOCHS) + "\n",
+    "plain": lambda _: compare.table(compare.read_rows(), compare.FEW_EPOCHS) + "\n",
     "course": lambda _: compare.course(compare.read_rows()) + "\n",
 }
 

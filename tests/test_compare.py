@@ -52,7 +52,7 @@ def test_the_table_is_the_logs(logs):
     assert rows["report, averaged"][epoch]["digit_fid"] == [8.0, 8.0]
     table = compare.table(rows, epoch).splitlines()
     assert len(table) == 6
-    assert table[2].startswith(f"| report |  | 2 | {log['epochs'][epoch - 1]['d_loss']:.3f} ± 0.000 |")
+    assert table[2].startswith(f"| report | `python cgan.py` | 2 | {log['epochs'][epoch - 1]['d_loss']:.3f} ± 0.000 |")
     assert table[2].endswith(f"| {statistics.mean(found):.1f} ± {statistics.stdev(found):.1f} |")
     assert table[3].startswith("| report, averaged | `--ema 0.999` |") and table[3].endswith("| 8.0 ± 0.0 |")
     assert f"| {epoch} | 5.5 ± 0.7 | 8.0 ± 0.0 | 5.5 ± 0.7 | 8.0 ± 0.0 |" in compare.course(rows)

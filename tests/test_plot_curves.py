@@ -7,7 +7,8 @@ import pytest
 from conftest import ROOT, refused, run
 from PIL import Image
 
-from plot_curves import join_seeds, plot_curves, short_names
+import plot_curves
+from plot_curves import join_seeds, short_names
 from support.log import read_log
 
 
@@ -96,7 +97,7 @@ def figures(monkeypatch):
 def test_the_legend_shows_names_as_they_are(finished_run, figures, tmp_path):
     names = ["_a", "$b$", "c$", "plain"]
     log = read_log(str(finished_run[0] / "results" / "log.json"))
-    plot_curves(dict.fromkeys(names, log), str(tmp_path))
+    plot_curves.plot_curves(dict.fromkeys(names, log), str(tmp_path))
     for axes in [axes for figure in figures for axes in figure.axes]:
         texts = [text.get_text().replace(r"\$", "$") for text in axes.get_legend().get_texts()]
         assert texts == names
@@ -104,7 +105,7 @@ def test_the_legend_shows_names_as_they_are(finished_run, figures, tmp_path):
 
 def test_the_last_batchs_losses_lie_thinly_behind_the_means(finished_run, figures, tmp_path):
     log = read_log(str(finished_run[0] / "results" / "log.json"))
-    plot_curves({"run": log}, str(tmp_path))
+    plot_curves.plot_curves({"run": log}, str(tmp_path))
     lines = figures[0].axes[0].lines
     assert len(lines) == 4
     for (mean, last), key in zip([lines[:2], lines[2:]], ("d_loss", "g_loss")):
@@ -113,7 +114,7 @@ def test_the_last_batchs_losses_lie_thinly_behind_the_means(finished_run, figure
         assert last.get_linewidth() < mean.get_linewidth() and last.get_zorder() < mean.get_zorder()
     for row in log["epochs"]:  # as in a log made before
         del row["d_loss_last"], row["g_loss_last"]
-    plot_curves({"run": log}, str(tmp_path))
+    plot_curves.plot_curves({"run": log}, str(tmp_path))
     assert "last" not in figures[-2].axes[0].get_ylabel()
 
 
@@ -153,6 +154,25 @@ def test_a_log_that_cannot_be_drawn(tmp_path, text, what):
         read_log(str(tmp_path / "log.json"))
 
 
+def test_what_is_no_figure_is_passed_over(tmp_path):
+    """A generator's own scores that are none, and two seeds that have no epoch in common."""
+    for seed in (1, 2):
+        log = json.loads(log_with(generator={"digit_fid": "x"}, own_digit_fid="x"))
+        log["epochs"][0]["epoch"], log["config"] = seed, {"seed": seed}
+        (tmp_path / f"{seed}.json").write_text(json.dumps(log))
+    process = run("plot_curves.py", tmp_path / "1.json", tmp_path / "2.json")
+    assert process.returncode == 0, process.stderr
+
+
+def test_the_generators_own_digit_fid_is_drawn_beside_its_averages(monkeypatch, tmp_path):
+    panels = {}
+    monkeypatch.setattr(plot_curves, "draw", lambda path, drawn: panels.update(drawn))
+    (tmp_path / "log.json").write_text(log_with(digit_fid=5.0, generator={"digit_fid": 7.0}))
+    plot_curves.plot_curves({"run": read_log(str(tmp_path / "log.json"))}, str(tmp_path))
+    (curve,), (own,) = (panels[f"digit FID{without} (lower is better)"] for without in ("", " without the average"))
+    assert (curve[0][0][curve[1]], own[0][0][own[1]]) == (5.0, 7.0)
+
+
 def test_a_run_that_was_never_scored_is_not_said_to_lack_weights(finished_run, tmp_path):
     log = json.loads((finished_run[0] / "results" / "log.json").read_text())
     (tmp_path / "log.json").write_text(json.dumps({**log, "evaluations": []}))
@@ -183,7 +203,7 @@ def test_runs_that_differ_in_their_seed_are_one_curve(finished_run, figures, tmp
     assert row["d_loss"] == pytest.approx(d_loss + 0.25)
     for row in joined["a (2 seeds)"]["evaluations"]:
         assert row["digit_fid"] == row["digit_fid_low"] > 0
-    plot_curves(logs, str(tmp_path))
+    plot_curves.plot_curves(logs, str(tmp_path))
     axes = figures[0].axes[0]
     assert "band" in axes.get_ylabel() and len(axes.collections) == 3
     (band,) = axes.collections[1].get_paths()
