@@ -62,7 +62,7 @@ def join(logs):
     return joined
 
 
-def draw(path, panels):
+def draw(path, panels, xlabel):
     """Writes one figure of panels above each other.
 
     panels: {label of the y axis: curves}; curves: [(rows, key, label, colour, line style)], row[key] over row["epoch"].
@@ -86,10 +86,11 @@ def draw(path, panels):
             axes.fill_between(xs, low, high, color=colour, alpha=0.2, linewidth=0)  # of several seeds
             last = scored(rows, f"{key}_last")  # of the epoch's last batch, as the report collects it
             axes.plot([row["epoch"] for row in last], [row[f"{key}_last"] for row in last], color=colour, **THIN)
-        axes.set_xlabel("epoch")
+        axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
-        values = [row[key] for rows, key, *_ in curves for row in rows]
-        if 0 < 10 * min(values) < max(values):  # on a linear axis, the small differences at the end would not be seen
+        values = [[row[key] for row in rows] for rows, key, *_ in curves]
+        if min(map(min, values)) > 0 and any(max(curve) > 5 * min(curve) for curve in values):
+            # On a linear axis the small differences at the end would not be seen
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")
@@ -120,7 +121,8 @@ def plot_curves(logs, output_dir):
     loss_panels, fid_panels, several = {}, {}, len(logs) > 1
     thin = any(scored(log["epochs"], "d_loss_last") for log in logs.values())
     explained = " (thin: its last batch)" if thin else ""
-    band = " (band: lowest to highest seed)" if any("d_loss_low" in log["epochs"][0] for log in logs.values()) else ""
+    joined = any("d_loss_low" in log["epochs"][0] for log in logs.values())
+    xlabel = "epoch (line: the seeds' mean; band: from the lowest to the highest)" if joined else "epoch"
     for i, (name, log) in enumerate(logs.items()):
         look = f"C{i}", STYLES[i % len(STYLES)]
         for j, (key, network) in enumerate(LOSSES.items()):
@@ -128,20 +130,20 @@ def plot_curves(logs, output_dir):
                 panel, curve = f"{network}'s mean loss of the epoch", (log["epochs"], key, name, *look)
             else:
                 panel, curve = "mean loss of the epoch", (log["epochs"], key, network, f"C{j}", STYLES[j])
-            loss_panels.setdefault(panel + explained + band, []).append(curve)
+            loss_panels.setdefault(panel + explained, []).append(curve)
         for key, label in FIGURES.items():
             rows = scored(log["evaluations"], key)
             if rows:
                 curve = (rows, key, name if several else label, *look)
-                fid_panels.setdefault(f"{label} (lower is better){band}", []).append(curve)
-    draw(os.path.join(output_dir, "loss.png"), loss_panels)
+                fid_panels.setdefault(f"{label} (lower is better)", []).append(curve)
+    draw(os.path.join(output_dir, "loss.png"), loss_panels, xlabel)
     evaluations = [row for log in logs.values() for row in log["evaluations"]]
     if not evaluations:
         print("no FID in the log: no epoch is evaluated yet")
     elif not scored(evaluations, "fid"):
         print("no FID in the log (Inception's weights were not there)")
     if fid_panels:
-        draw(os.path.join(output_dir, "fid.png"), fid_panels)
+        draw(os.path.join(output_dir, "fid.png"), fid_panels, xlabel)
 
 
 def main():

@@ -29,6 +29,7 @@ import subprocess
 import sys
 import sysconfig
 import threading
+import zlib
 
 from support.jittor_source import MendingFinder, share_headers
 
@@ -103,6 +104,20 @@ def check_home():
         writable = False
     if not writable and "JITTOR_HOME" in os.environ:
         os.environ["HOME"] = os.environ["JITTOR_HOME"]  # for good: Jittor's child processes look there too
+
+
+def hide_space(jittor, folder):
+    """Gives Jittor a link in `folder` for a virtual environment whose path has a space.
+
+    Its commands that compile kernels hold the paths of Python and of its own sources without quotes.
+    """
+    if " " in sys.prefix and " " not in folder:
+        link = os.path.join(folder, f"prefix{zlib.crc32(os.fsencode(sys.prefix))}")
+        if not os.path.lexists(link):
+            with contextlib.suppress(FileExistsError):  # another process made it meanwhile
+                os.symlink(sys.prefix, link)
+        for flag in ("python_path", "jittor_path"):
+            setattr(jittor.flags, flag, getattr(jittor.flags, flag).replace(sys.prefix, link))
 
 
 def start_anew():
@@ -197,6 +212,7 @@ def import_jittor():
     except SystemExit:  # it compiled a part of itself anew that it had already loaded
         start_anew()
     os.environ.pop(STARTED_ANEW, None)
+    hide_space(jittor, jittor_utils.cache_path)
     if jittor.has_cuda:
         jittor.flags.use_cuda = 1
     return jittor

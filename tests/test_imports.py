@@ -176,6 +176,23 @@ def test_jittors_lines_that_python_3_13_broke_are_mended_in_memory(module, funct
     assert (jittor_source.MendingFinder in sys.meta_path) == (sys.version_info >= (3, 13))
 
 
+def test_a_virtual_environment_whose_path_has_a_space(monkeypatch, tmp_path):
+    """Jittor's shell commands do not quote it; a link stands in for it, the same at every start."""
+    environment, cache = tmp_path / "my project" / ".venv", tmp_path / "cache"
+    (environment / "bin").mkdir(parents=True)
+    cache.mkdir()
+    monkeypatch.setattr(sys, "prefix", str(environment))
+    links = []
+    for _ in range(2):
+        paths = {"python_path": environment / "bin" / "python", "jittor_path": environment / "lib" / "jittor"}
+        flags = SimpleNamespace(**{name: str(path) for name, path in paths.items()})
+        device.hide_space(SimpleNamespace(flags=flags), str(cache))
+        assert " " not in flags.python_path + flags.jittor_path
+        assert Path(flags.python_path).parent.samefile(environment / "bin")
+        links.append(flags.jittor_path)
+    assert links[0] == links[1]
+
+
 def test_headers_are_precompiled_for_the_first_run_only(monkeypatch, tmp_path):
     """Where Jittor compiles itself; the commands are the same later, or it would compile itself anew."""
     monkeypatch.setattr(jittor_source, "SHARED_HEADERS", ["small.h"])

@@ -166,7 +166,7 @@ def test_what_is_no_figure_is_passed_over(tmp_path):
 
 def test_the_generators_own_digit_fid_is_drawn_beside_its_averages(monkeypatch, tmp_path):
     panels = {}
-    monkeypatch.setattr(plot_curves, "draw", lambda path, drawn: panels.update(drawn))
+    monkeypatch.setattr(plot_curves, "draw", lambda path, drawn, xlabel: panels.update(drawn))
     (tmp_path / "log.json").write_text(log_with(digit_fid=5.0, generator={"digit_fid": 7.0}))
     plot_curves.plot_curves({"run": read_log(str(tmp_path / "log.json"))}, str(tmp_path))
     (curve,), (own,) = (panels[f"digit FID{without} (lower is better)"] for without in ("", " without the average"))
@@ -205,7 +205,7 @@ def test_runs_that_differ_in_their_seed_are_one_curve(finished_run, figures, tmp
         assert row["digit_fid"] == row["digit_fid_low"] > 0
     plot_curves.plot_curves(logs, str(tmp_path))
     axes = figures[0].axes[0]
-    assert "band" in axes.get_ylabel() and len(axes.collections) == 3
+    assert "band" in axes.get_xlabel() and len(axes.collections) == 3
     (band,) = axes.collections[1].get_paths()
     assert band.vertices[:, 1].max() == pytest.approx(d_loss + 0.5)
 
