@@ -13,14 +13,18 @@ import sys
 
 from support.files import replace_file
 from support.flags import Parser, check_folders
-from support.log import is_number, read_log, scored, short_names
+from support.log import read_log, scored, short_names
 from support.page import write_page
 
 STYLES = ["-", "--", ":", "-."]  # beside the colour: also readable in black and white
 LOSSES = {"d_loss": "discriminator", "g_loss": "generator"}
 THIN = {"linewidth": 0.7, "alpha": 0.5, "zorder": 1}  # behind the means
-OWN = "generator"  # where an evaluation keeps the generator's own scores beside its running average's
 FIGURES = {"fid": "FID", "digit_fid": "digit FID", "own_digit_fid": "digit FID without the average"}
+
+
+def with_own(evaluations):
+    """Returns the rows of a run with a running average with its generator's own digit FID beside the average's."""
+    return [{**row, "own_digit_fid": row.get("generator", {}).get("digit_fid")} for row in evaluations]
 
 
 def join_seeds(logs):
@@ -63,9 +67,10 @@ def join(logs):
 
 
 def draw(path, panels, xlabel):
-    """Writes one figure of panels above each other.
+    """Writes one figure of panels above each other; the y axis is logarithmic where a curve spans more than 5 times.
 
-    panels: {label of the y axis: curves}; curves: [(rows, key, label, colour, line style)], row[key] over row["epoch"].
+    panels: {label of the y axis: curves}; curves: [(rows, key, label, colour, line style)], row[key] over row["epoch"];
+    xlabel: the label of the x axes.
     """
     import matplotlib  # here, not above: its first import writes a font cache, which a bad log need not wait for
 
@@ -114,10 +119,7 @@ def plot_curves(logs, output_dir):
     logs: {name of the run: what `read_log` returns for it}.
     """
     os.makedirs(output_dir, exist_ok=True)
-    for row in (row for log in logs.values() for row in log["evaluations"]):
-        own = row[OWN].get("digit_fid") if isinstance(row.get(OWN), dict) else None
-        row["own_digit_fid"] = own if is_number(own) else None
-    logs = join_seeds(logs)
+    logs = join_seeds({name: {**log, "evaluations": with_own(log["evaluations"])} for name, log in logs.items()})
     loss_panels, fid_panels, several = {}, {}, len(logs) > 1
     thin = any(scored(log["epochs"], "d_loss_last") for log in logs.values())
     explained = " (thin: its last batch)" if thin else ""

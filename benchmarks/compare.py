@@ -11,7 +11,7 @@ it is the configuration's second row. Jittor's own layers and Adam (benchmarks/p
 epochs.
 A configuration is called better or worse than the report's only where the means of their seeds differ by more than two
 standard errors (Welch's: the root of the sum of both variances over their n). With 3 and 5 seeds, chance alone exceeds
-that in about one of nine comparisons.
+that in about one of ten comparisons.
 """
 
 import math
@@ -95,12 +95,13 @@ def start(name, flags, folder):
 
 
 def flags_of(row):
-    """Returns the flags of a row that make it another than the report's, or, where it has none, its program."""
+    """Returns the flags of a row that make it another than the report's; its program where it has none or another."""
     name = row.replace(AVERAGED, "")
     flags = {flag: value for flag, value in CONFIGURATIONS[name][0].items() if flag != "n_epochs"}
     if row.endswith(AVERAGED):
         flags["ema"] = SHARED["ema"]
-    return " ".join(command_line(flags)) or " ".join(["python", *program(name)])
+    started = ["python", *program(name)] if name == PLAIN or not flags else []
+    return " ".join([*started, *command_line(flags)])
 
 
 def keep_log(name, flags, folder):

@@ -18,21 +18,17 @@ PAGES = ["README.md", "README.zh-CN.md", os.path.join("docs", "results.md")]
 MARKED = re.compile(r"(<!-- (\w+) -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL)
 
 
-def fill_reference(table):
-    """Returns a Markdown table whose rows begin with an epoch, filled with the reference run's figures.
-
-    Its other rows stay: they are in the page's language.
-    """
+def reference_table():
+    """Returns the Markdown table of the reference run at some of its epochs."""
     log = read_log(REFERENCE_LOG)
     losses, scores = ({row["epoch"]: row for row in log[part]} for part in ("epochs", "evaluations"))
-    shown = [(figure, digits) for figure, (_, digits, _) in compare.FIGURES.items()] + [("fid", 1)]
-
-    def row(match):
-        figures = {**losses[int(match[1])], **scores[int(match[1])]}
-        cells = [match[1], *(compare.cell([figures[figure]], digits) for figure, digits in shown)]
-        return f"| {' | '.join(cells)} |"
-
-    return re.sub(r"^\| (\d+) \|.*$", row, table, flags=re.MULTILINE)
+    shown = {**compare.FIGURES, "fid": ("FID", 1, None)}
+    lines = ["| epoch | " + " | ".join(name for name, _, _ in shown.values()) + " |", "| --- " * (1 + len(shown)) + "|"]
+    for epoch in (10, 20, 40, 70, 100):
+        figures = {**losses[epoch], **scores[epoch]}
+        cells = [compare.cell([figures[figure]], digits) for figure, (_, digits, _) in shown.items()]
+        lines.append(f"| {epoch} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def fill_configurations(table):
@@ -53,7 +49,7 @@ def fill_configurations(table):
 
 
 TABLES = {
-    "reference": fill_reference,
+    "reference": lambda _: reference_table() + "\n",
     "configurations": fill_configurations,
     "seeds": lambda _: compare.table(compare.read_rows(), compare.EPOCHS) + "\n",
     "plain": lambda _: compare.table(compare.read_rows(), compare.FEW_EPOCHS) + "\n",

@@ -1,7 +1,7 @@
 """How varied are the digits that a generator draws, and does it copy its training images?
 
-    python -m benchmarks.variety                            results/reference/generator.npz
-    python -m benchmarks.variety --generator checkpoint.npz --picture nearest.png
+    python -m benchmarks.variety                            results/best/generator.npz
+    python -m benchmarks.variety --generator checkpoint.npz --picture nearest.png       another, or several
 
 Prints how 10,000 generated digits and, for comparison, as many real training digits lie beside the 10,000 test images,
 and how far each is from its nearest training and its nearest test image. Copies would lie near training images and not
@@ -16,7 +16,7 @@ import numpy as np
 from cgan import generate, load_generator
 from support import digit_classifier, drawing
 from support.evaluation import N_DIGITS, draw_digits
-from support.flags import Parser, add_generator
+from support.flags import BEST_GENERATOR, Parser, add_generator
 from support.mnist import load_mnist
 
 CHUNK = 100  # rows at a time, which bounds the memory
@@ -76,30 +76,35 @@ def nearest(features, others):
 
 def main():
     parser = Parser("Variety of generated digits, and their nearest training images.")
-    add_generator(parser)
-    parser.add_argument("--picture", help="where to draw digits above their nearest training images")
+    add_generator(parser, nargs="+", default=[BEST_GENERATOR])
+    parser.add_argument("--picture", help="where to draw the first one's digits above their nearest training images")
     opt = parser.parse_args()
-    generator, classifier = load_generator(opt.generator), digit_classifier.load()
-    rng = np.random.default_rng(0)
-    images, _ = draw_digits(partial(generate, generator), rng, generator.latent_dim, n_classes=10)
-    training, test = (load_mnist(train, generator.img_size).arrays()[0] for train in (True, False))
-    of_training, of_test, of_generated = (
-        digit_classifier.read_digits(classifier, x)[0] for x in (training, test, images)
+    generators, classifier = {path: load_generator(path) for path in opt.generator}, digit_classifier.load()
+    drawn = {}
+    for path, generator in generators.items():
+        draw = partial(generate, generator)
+        drawn[path], _ = draw_digits(draw, np.random.default_rng(0), generator.latent_dim, n_classes=10)
+    img_size = generators[opt.generator[0]].img_size
+    training, test = (load_mnist(train, img_size).arrays()[0] for train in (True, False))
+    of_training, of_test, *features = (
+        digit_classifier.read_digits(classifier, images)[0] for images in (training, test, *drawn.values())
     )
+    of_drawn = dict(zip(drawn, features))
 
-    rows = {"real training digits": of_training[:N_DIGITS], "generated digits": of_generated}
+    rows = {"real training digits": of_training[:N_DIGITS], **of_drawn}
     scores = {name: variety(of_test, features) for name, features in rows.items()}
-    print("| | " + " | ".join(scores["generated digits"]) + " |\n" + "| --- " * 5 + "|")
+    print("| | " + " | ".join(scores["real training digits"]) + " |\n" + "| --- " * 5 + "|")
     for name, figures in scores.items():
         print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in figures.values()) + " |")
 
     print("\n| median distance | to 10,000 training images | to the 10,000 test images |\n| --- | --- | --- |")
     unseen = of_training[N_DIGITS : 2 * N_DIGITS]  # in neither of these sets, though the generator was trained on them
-    for name, features in (("other training digits", unseen), ("generated digits", of_generated)):
+    for name, features in {"other training digits": unseen, **of_drawn}.items():
         medians = [np.median(nearest(features, near)[1]) for near in (of_training[:N_DIGITS], of_test)]
         print(f"| {name} | " + " | ".join(f"{median:.2f}" for median in medians) + " |")
     if opt.picture:
-        pairs = np.concatenate([images[:SHOWN], training[nearest(of_generated[:SHOWN], of_training)[0]]])
+        first = opt.generator[0]
+        pairs = np.concatenate([drawn[first][:SHOWN], training[nearest(of_drawn[first][:SHOWN], of_training)[0]]])
         row = "0" * SHOWN
         drawing.save_picture(opt.picture, drawing.lay_out(f"{row}\n{row}", pairs))
         print(f"\nwrote {opt.picture}: {SHOWN} generated digits above their nearest training images")

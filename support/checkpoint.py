@@ -20,6 +20,7 @@ MOMENTS = {"m": "m", "v": "values"}  # name in the file: Adam's first and second
 TRAINED = {"generator": "optimizer_G", "discriminator": "optimizer_D"}  # each network and its optimizer
 SIZES = ("latent_dim", "n_classes", "img_size")  # the flags that a generator is built from
 LAYER_NUMBERS = ("scale", "eps", "p")  # a slope, an epsilon, a probability
+STEP = "step"  # what a row of whole numbers is multiplied by, in a generator that is kept alone
 
 
 class Mismatch(ValueError):
@@ -83,25 +84,31 @@ def check_finite(arrays, epoch):
             raise FloatingPointError(f"epoch {epoch}: {name} is not finite")
 
 
-def save_arrays(path, arrays):
-    """Writes {name: array} as an .npz that is not compressed; raises OSError."""
+def save_arrays(path, arrays, save=np.savez):
+    """Writes {name: array} as an .npz; raises OSError."""
     whole = io.BytesIO()  # a zip file that a full disk interrupts complains a second time when it is closed
-    np.savez(whole, **arrays)
+    save(whole, **arrays)
     replace_file(path, lambda file: file.write(whole.getbuffer()))
 
 
 def save_generator(path, checkpoint):
-    """Writes the generator of a checkpoint, as `read_checkpoint` returns it, in float16: half the size.
+    """Writes the generator of a checkpoint, as `read_checkpoint` returns it, in a quarter of its size.
 
-    Where the run has a running average of the generator, it is that which is kept.
+    Each row of a weight matrix is kept as whole numbers from -127 to 127 and the step between them, all else in
+    float16. Where the run has a running average of the generator, it is that which is kept.
     """
     name = artist(checkpoint)
     config = {key: checkpoint["log"]["config"][key] for key in SIZES}
     arrays = {"log": {"config": config}, "layers": {"generator": checkpoint["layers"].get(name)}}
     arrays = {key: np.array(json.dumps(value)) for key, value in arrays.items()}
     for key, value in part(checkpoint, name).items():
-        arrays[f"generator/{key}"] = value.astype(np.float16)
-    save_arrays(path, arrays)
+        if value.ndim == 2:
+            step = np.abs(value).max(1, keepdims=True) / 127 + np.finfo(np.float32).tiny  # a row may be all 0
+            arrays[f"{STEP}/{key}"] = step
+            arrays[f"generator/{key}"] = np.round(value / step).astype(np.int8)
+        else:
+            arrays[f"generator/{key}"] = value.astype(np.float16)
+    save_arrays(path, arrays, np.savez_compressed)
 
 
 # ---------------------------------------------------------------- reading
@@ -128,15 +135,20 @@ def read_arrays(path):
             raise ValueError("it is larger than this machine's memory")
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-        stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
-        if not stored or sum(member.file_size for member in members) > os.path.getsize(path):
-            raise ValueError("it is compressed, as none that this program writes is")
+        known = all(member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members)
+        if not known or sum(member.file_size for member in members) > 2 * os.path.getsize(path):
+            raise ValueError("it is compressed more than any that this program writes")
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
         for name in ("log", "layers"):
             arrays[name] = json.loads(str(arrays[name]), parse_constant=refuse_constant)
             if not isinstance(arrays[name], dict):
                 raise ValueError(f"'{name}' is no dictionary")
+        for key, step in part(arrays, STEP).items():
+            rows = arrays[f"generator/{key}"]
+            if rows.ndim != 2 or (step.dtype, step.shape) != (np.float32, (len(rows), 1)):
+                raise ValueError(f"{STEP}/{key} is not a step for each row of generator/{key}")
+            arrays[f"generator/{key}"] = rows * arrays.pop(f"{STEP}/{key}")
         for name, value in arrays.items():
             kind = "i" if name.endswith("/step") else "f"
             if "/" in name and (value.dtype.kind != kind or not np.isfinite(value).all()):

@@ -66,7 +66,9 @@ def cuda_works():
 def probe():
     """Ends the program with GPU_WORKS where a GPU computes what training and FID need, one of each kind of kernel."""
     import jittor
+    import jittor_utils
 
+    hide_space(jittor, jittor_utils.cache_path)
     if jittor.has_cuda:
         jittor.flags.use_cuda = 1
         jittor.nn.Conv(3, 8, 3)(jittor.randn(2, 3, 8, 8)).sync()
@@ -113,9 +115,8 @@ def hide_space(jittor, folder):
     """
     if " " in sys.prefix and " " not in folder:
         link = os.path.join(folder, f"prefix{zlib.crc32(os.fsencode(sys.prefix))}")
-        if not os.path.lexists(link):
-            with contextlib.suppress(FileExistsError):  # another process made it meanwhile
-                os.symlink(sys.prefix, link)
+        with contextlib.suppress(FileExistsError):
+            os.symlink(sys.prefix, link)
         for flag in ("python_path", "jittor_path"):
             setattr(jittor.flags, flag, getattr(jittor.flags, flag).replace(sys.prefix, link))
 
@@ -192,6 +193,11 @@ def import_jittor():
         sys.exit(
             f"{error.filename}: {error.strerror}. Jittor keeps its compiled code there: set JITTOR_HOME to a folder "
             "that can be written."
+        )
+    if " " in jittor_utils.cache_path:
+        sys.exit(
+            f"{jittor_utils.cache_path}: Jittor keeps its compiled code there, and cannot where the path has a space: "
+            "set JITTOR_HOME to a folder without one."
         )
     if not glob.glob(os.path.join(glob.escape(jittor_utils.cache_path), "**", "jittor_core*.so"), recursive=True):
         print(

@@ -12,7 +12,9 @@ from support.inception_weights import read_weights
 from support.process import PROCESSES, refuse
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-REFERENCE_GENERATOR = os.path.join(PROJECT, "results", "reference", "generator.npz")
+BEST_GENERATOR, REFERENCE_GENERATOR = (
+    os.path.join(PROJECT, "results", name, "generator.npz") for name in ("best", "reference")
+)
 MOST = 2**31 - 1
 N_DIGITS = 10000  # that an evaluation draws, equally many of each class
 
@@ -120,10 +122,10 @@ weights_file = file_for(read_weights)  # of Inception-v3's weights, or the word 
 generator_file = file_for(read_generator)  # a checkpoint, or what holds its generator alone
 
 
-def add_generator(parser):
-    """Declares --generator, for programs that look at a trained one."""
+def add_generator(parser, default=BEST_GENERATOR, nargs=None):
+    """Declares --generator, for programs that look at a trained one, or at several."""
     what = "a checkpoint, or its generator alone"
-    parser.add_argument("--generator", type=generator_file, default=REFERENCE_GENERATOR, help=what)
+    parser.add_argument("--generator", type=generator_file, default=default, nargs=nargs, help=what)
 
 
 def resume(parser, opt, argv):
@@ -163,7 +165,7 @@ def resume(parser, opt, argv):
 def find_generator(parser, opt):
     """Returns the path of the generator to draw with: --resume's, else the run's, else the project's."""
     own = checkpoint_path(opt.output_dir)
-    path = opt.resume or (own if os.path.exists(own) else REFERENCE_GENERATOR)
+    path = opt.resume or (own if os.path.exists(own) else BEST_GENERATOR)
     try:
         sizes, _ = read_generator(path)
     except ValueError as error:
@@ -221,6 +223,7 @@ def check_memory(parser, opt, n_images):
     """Ends the program where a flag alone would take more memory than the machine has."""
     machine = machine_memory()
     pixels, trained = opt.img_size**2, 16  # bytes a parameter: itself, its gradient and two moments, in float32
+    # An image of the training set has a byte a pixel; one that is drawn 4, and 4 again as the network's output
     for name, needed in {
         "img_size": (n_images + 8 * N_DIGITS + trained * opt.hidden_d) * pixels,
         "hidden_d": trained * opt.hidden_d * (opt.hidden_d + pixels),

@@ -38,6 +38,10 @@ def check_log(log):
     for key in SCORES:
         if not are_rows(log["evaluations"], (), (key,)):
             raise ValueError(f"in 'evaluations', {key} must be a number or null")
+    for row in log["evaluations"]:
+        own = row.get("generator", {})  # its scores, where those above are its running average's
+        if not isinstance(own, dict) or not are_rows([{**own, "epoch": row["epoch"]}], (), SCORES):
+            raise ValueError("in 'evaluations', generator must hold scores that are numbers or null")
     for key, empty in (("config", {}), ("environment", {}), ("changes", [])):
         log.setdefault(key, empty)
     if not are_rows(log["changes"], ()):
@@ -52,8 +56,8 @@ def read_log(path):
     """Returns a log of cgan.py as a dictionary.
 
     "epochs" and "evaluations" are lists of dictionaries by ascending "epoch", at least one epoch; every loss and score
-    in them is a number, or missing or null where a run may lack it. "config" and "environment" are dictionaries, of
-    which "changes" lists more by "epoch"; what these hold is not checked.
+    in them, and in an evaluation's "generator", is a number, or missing or null where a run may lack it. "config" and
+    "environment" are dictionaries, of which "changes" lists more by "epoch"; what these hold is not checked.
     Raises ValueError that names the file and what is wrong.
     """
     try:

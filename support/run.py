@@ -176,7 +176,7 @@ class Run:
         return self.first_process and (self.epoch % self.opt.fid_interval == 0 or self.epoch == self.opt.n_epochs)
 
     def evaluated(self):
-        """Returns whether the last finished epoch is."""
+        """Returns whether the last finished epoch is evaluated."""
         return bool(self.log["evaluations"]) and self.log["evaluations"][-1]["epoch"] == self.epochs_done
 
     def log_scores(self, scores):

@@ -130,7 +130,7 @@ def npz(**arrays):
 
 
 def checkpoint_files():
-    """A checkpoint and a generator of tiny networks, and the same compressed, with a pickle, with NaN."""
+    """A checkpoint and a generator of tiny networks, and the same compressed, with steps, a pickle, NaN."""
     parameters = {"label_embedding.weight": (2, 2), "model.0.weight": (4, 5), "model.0.bias": (4,)}
     arrays = {"epoch": 2, "data": "sha", "log": json.dumps(LOG), "layers": json.dumps({"generator": []})}
     for network, optimizer in (("generator", "optimizer_G"), ("discriminator", "optimizer_D")):
@@ -143,9 +143,11 @@ def checkpoint_files():
     generator = {
         name: value for name, value in arrays.items() if name.startswith("generator") or name in ("log", "layers")
     }
+    steps = {"generator/model.0.weight": np.ones((4, 5), np.int8), "step/model.0.weight": np.ones((4, 1), np.float32)}
     return {
         "checkpoint": npz(**arrays),
         "generator": npz(**generator),
+        "steps": npz(**{**generator, **steps}),
         "packed": packed.getvalue(),
         "pickle": npz(**{**arrays, "log": np.array([print], dtype=object)}),
         "NaN": npz(**{**arrays, "generator/model.0.bias": np.full(4, np.nan, np.float32)}),

@@ -156,6 +156,12 @@ def test_an_unwritable_home_is_one_sentence(tmp_path):
     assert process.returncode == 0 and process.stderr.endswith(str(writable))
 
 
+def test_a_cache_whose_path_has_a_space_is_one_sentence(tmp_path):
+    process = run("-c", "import support.device", HOME=str(tmp_path), JITTOR_HOME=str(tmp_path / "my cache"))
+    assert process.returncode == 1 and process.stderr.count("\n") == 1
+    assert process.stderr.startswith(str(tmp_path / "my cache")) and "set JITTOR_HOME" in process.stderr
+
+
 @pytest.mark.parametrize("version", [(3, 7), (3, 14), (4, 0)])
 def test_a_python_too_old_or_too_new_is_one_sentence(version):
     process = run("-c", f"import sys; sys.version_info = {(*version, 0, 'final', 0)}; import cgan")

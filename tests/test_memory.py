@@ -34,8 +34,8 @@ def train_watched(folder):
 def test_memory(tmp_path):
     """Peak below 1.2 GB; an epoch keeps nothing, not even a single batch of images.
 
-    The slope is the median of those between epochs that are 5 apart: what the allocator takes once counts in few of
-    them. The first 20 are left out: the first evaluations load a classifier and its features.
+    The slope is the median of those between epochs that are 10 apart: an evaluation lies in each of them, and what the
+    allocator takes once counts in few. The first 20 are left out: their evaluations load a classifier and its features.
     """
     process = subprocess.run(
         command_of(train_watched, tmp_path),
@@ -49,4 +49,4 @@ def test_memory(tmp_path):
     values = [line.split() for line in process.stdout.splitlines() if line.startswith(("resident", "peak"))]
     *resident, peak = (int(value) for _, value in values)
     assert len(resident) == 60 and peak < 1.2e9
-    assert np.median(np.subtract(resident[25:], resident[20:-5]) / 5) < BATCH, resident
+    assert np.median(np.subtract(resident[30:], resident[20:-10]) / 10) < BATCH, resident

@@ -137,6 +137,8 @@ def log_with(**values):
         (log_with(fid=10**400), "fid"),
         (log_with(digit_fid="x"), "digit_fid"),
         (log_with(label_accuracy=[1]), "label_accuracy"),
+        (log_with(generator={"digit_fid": "x"}), "generator"),
+        (log_with(generator=[]), "generator"),
         (log_with(d_loss_last="x"), "'epochs'"),
         (log_with(seconds=True), "'epochs'"),
         (log_with(d_loss=1e300), "d_loss"),
@@ -154,14 +156,22 @@ def test_a_log_that_cannot_be_drawn(tmp_path, text, what):
         read_log(str(tmp_path / "log.json"))
 
 
-def test_what_is_no_figure_is_passed_over(tmp_path):
-    """A generator's own scores that are none, and two seeds that have no epoch in common."""
+def test_seeds_that_have_no_epoch_in_common_are_drawn(tmp_path):
     for seed in (1, 2):
-        log = json.loads(log_with(generator={"digit_fid": "x"}, own_digit_fid="x"))
+        log = json.loads(log_with())
         log["epochs"][0]["epoch"], log["config"] = seed, {"seed": seed}
         (tmp_path / f"{seed}.json").write_text(json.dumps(log))
     process = run("plot_curves.py", tmp_path / "1.json", tmp_path / "2.json")
     assert process.returncode == 0, process.stderr
+
+
+@pytest.mark.parametrize("first, scale", [(51, "log"), (49, "linear"), (0, "linear")])
+def test_the_axis_of_a_curve_that_spans_more_than_five_times_is_logarithmic(figures, tmp_path, first, scale):
+    log = json.loads(log_with(digit_fid=first))
+    log["evaluations"].append({"epoch": 2, "fid": None, "digit_fid": 10})
+    (tmp_path / "log.json").write_text(json.dumps(log))
+    plot_curves.plot_curves({"run": read_log(str(tmp_path / "log.json"))}, str(tmp_path))
+    assert figures[-1].axes[0].get_yscale() == scale
 
 
 def test_the_generators_own_digit_fid_is_drawn_beside_its_averages(monkeypatch, tmp_path):

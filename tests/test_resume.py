@@ -252,7 +252,7 @@ def spoil_gone(path, arrays):
 
 def spoil_compressed(path, arrays):
     np.savez_compressed(path, **{**arrays, "generator/zeros": np.zeros(200_000_000, np.float32)})  # 0.8 GB
-    return ["it is compressed"]
+    return ["it is compressed more than any"]
 
 
 def spoil_large(path, arrays):
@@ -265,7 +265,7 @@ def spoil_bzip2(path, arrays):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
         archive.writestr("log.npy", bytes(150_000_000))
     path.write_bytes(path.read_bytes().replace(struct.pack("<I", 150_000_000), struct.pack("<I", 144)))
-    return ["it is compressed"]
+    return ["it is compressed more than any"]
 
 
 def spoil_epoch(path, arrays):
