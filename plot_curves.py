@@ -67,7 +67,7 @@ def join(logs):
 
 
 def draw(path, panels, xlabel):
-    """Writes one figure of panels above each other; the y axis is logarithmic where a curve spans more than 5 times.
+    """Writes one figure of panels above each other; the y axis is logarithmic where a curve, or its peak beside another's, spans 5 times.
 
     panels: {label of the y axis: curves}; curves: [(rows, key, label, colour, line style)], row[key] over row["epoch"];
     xlabel: the label of the x axes.
@@ -94,8 +94,9 @@ def draw(path, panels, xlabel):
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         values = [[row[key] for row in rows] for rows, key, *_ in curves]
-        if min(map(min, values)) > 0 and any(max(curve) > 5 * min(curve) for curve in values):
-            # On a linear axis the small differences at the end would not be seen
+        spans = [(min(curve), max(curve)) for curve in values] + [(min(map(max, values)), max(map(max, values)))]
+        if min(map(min, values)) > 0 and any(high > 5 * low for low, high in spans):
+            # On a linear axis the small differences at the end, or of the lower curves, would not be seen
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")

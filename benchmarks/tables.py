@@ -48,11 +48,17 @@ def fill_configurations(table):
     return re.sub(r"^\| `([^`]*)` \| ([^|]*) \|.*$", row, table, flags=re.MULTILINE)
 
 
+def plain_table():
+    """Returns the Markdown table of cgan.py beside the plain loop."""
+    rows = compare.read_rows()
+    return compare.table({name: rows[name] for name in (compare.REPORT, compare.PLAIN)}, compare.FEW_EPOCHS)
+
+
 TABLES = {
     "reference": lambda _: reference_table() + "\n",
     "configurations": fill_configurations,
     "seeds": lambda _: compare.table(compare.read_rows(), compare.EPOCHS) + "\n",
-    "plain": lambda _: compare.table(compare.read_rows(), compare.FEW_EPOCHS) + "\n",
+    "plain": lambda _: plain_table() + "\n",
     "course": lambda _: compare.course(compare.read_rows()) + "\n",
 }
 

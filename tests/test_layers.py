@@ -23,6 +23,7 @@ from jittor import nn
 
 @pytest.fixture(autouse=True)
 def on_the_cpu():
+    jt.set_global_seed(0)
     with jt.flag_scope(use_cuda=0):
         yield
 

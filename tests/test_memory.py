@@ -1,6 +1,6 @@
 """A run's memory: how much at most, and that it does not grow from epoch to epoch."""
 
-import resource
+import ctypes
 import subprocess
 
 import numpy as np
@@ -13,6 +13,13 @@ from support.run import Run
 BATCH = 64 * 32 * 32 * 4  # bytes of a batch of images
 # glibc keeps freed blocks, by thresholds that it moves; with fixed ones it gives large blocks back at once (mallopt(3))
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+PR_SET_THP_DISABLE = 41  # prctl(2)
+
+
+def status(name):
+    """Returns one figure of this process's memory, in bytes."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
 
 
 def train_watched(folder):
@@ -21,13 +28,12 @@ def train_watched(folder):
 
     def save_watched(run):
         save(run)
-        with open("/proc/self/statm") as file:
-            print("resident", int(file.read().split()[1]) * resource.getpagesize())
+        print("resident", status("RssAnon"))  # without the pages of files, which the machine takes back at times
 
+    ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)  # large pages come and go with the machine's other work
     Run.save = save_watched
     cgan.train(cgan.parse_flags(["--n_epochs", "60", "--max_batches", "20", "--output_dir", folder]))
-    with open("/proc/self/status") as file:  # not getrusage, which counts what the parent held at the start
-        print("peak", next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM")))
+    print("peak", status("VmHWM"))  # not getrusage, which counts what the parent held at the start
 
 
 @pytest.mark.slow

@@ -5,12 +5,14 @@ import os
 import re
 import shutil
 import subprocess
+import time
 
 import numpy as np
 import pytest
 from conftest import ENVIRONMENT, ROOT, command_of, read_log, run
 
 import cgan
+from support.checkpoint import describe_saved
 from support.device import jt
 
 missing = not (shutil.which("mpirun") and shutil.which("mpicc"))
@@ -55,11 +57,13 @@ def train_shared(*flags):
 
 
 def train_and_die(*flags):
-    """cgan.py's training, in which the second process is killed at the start of epoch 3."""
+    """cgan.py's training, in which the second process is killed at the start of epoch 3, once the first has saved."""
     seed_epoch = cgan.seed_epoch
 
     def seed_or_die(opt, epoch, dataloader):
         if epoch == 3 and jt.rank == 1:
+            while "up to epoch 2" not in describe_saved(opt.output_dir):
+                time.sleep(0.05)
             os.kill(os.getpid(), 9)
         seed_epoch(opt, epoch, dataloader)
 

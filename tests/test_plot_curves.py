@@ -174,6 +174,15 @@ def test_the_axis_of_a_curve_that_spans_more_than_five_times_is_logarithmic(figu
     assert figures[-1].axes[0].get_yscale() == scale
 
 
+def test_curves_that_lie_far_apart_share_a_logarithmic_axis(figures, tmp_path):
+    logs = {}
+    for digit_fid in (9, 50):
+        (tmp_path / "log.json").write_text(log_with(digit_fid=digit_fid))
+        logs[str(digit_fid)] = read_log(str(tmp_path / "log.json"))
+    plot_curves.plot_curves(logs, str(tmp_path))
+    assert figures[-1].axes[0].get_yscale() == "log"
+
+
 def test_the_generators_own_digit_fid_is_drawn_beside_its_averages(monkeypatch, tmp_path):
     panels = {}
     monkeypatch.setattr(plot_curves, "draw", lambda path, drawn, xlabel: panels.update(drawn))

@@ -60,7 +60,7 @@ def test_a_terminal_that_is_closed_ends_the_output_and_not_the_run(tmp_path):
 def test_a_path_that_is_no_text(tmp_path):
     """Also in the sentence behind Ctrl-C."""
     folder = os.fsencode(tmp_path) + b"/\xff run"
-    flags = ["--n_epochs", "99", "--max_batches", "20", "--output_dir", os.fsdecode(folder)]
+    flags = ["--n_epochs", "99", "--max_batches", "60", "--output_dir", os.fsdecode(folder)]
     with started(SCRIPT, *flags, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert any(b"[Epoch 2/99] [Batch 0" in line for line in process.stdout)
         process.send_signal(signal.SIGINT)
