@@ -67,7 +67,9 @@ def join(logs):
 
 
 def draw(path, panels, xlabel):
-    """Writes one figure of panels above each other; the y axis is logarithmic where a curve, or its peak beside another's, spans 5 times.
+    """Writes one figure of panels above each other.
+
+    A y axis is logarithmic where a curve spans more than 5 times, or the curves' peaks do.
 
     panels: {label of the y axis: curves}; curves: [(rows, key, label, colour, line style)], row[key] over row["epoch"];
     xlabel: the label of the x axes.

@@ -129,6 +129,10 @@ def test_the_committed_curves_are_drawn_again(tmp_path, folder, logs, names):
             assert ours.tobytes() == committed.tobytes()
 
 
+def test_no_run_of_the_comparison_is_missing():
+    assert compare.missing() == [] and min(n for _, n in compare.CONFIGURATIONS.values()) >= 3
+
+
 def test_the_repository_is_small():
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
