@@ -13,9 +13,9 @@ from functools import partial
 import numpy as np
 
 import fid
-from cgan import generate, load_generator
+from benchmarks.variety import draw_seeded, load_generators
 from support import digit_classifier
-from support.evaluation import N_DIGITS, draw_digits
+from support.evaluation import N_DIGITS
 from support.flags import BEST_GENERATOR, REFERENCE_GENERATOR, Parser, add_generator, weights_file
 from support.mnist import load_mnist
 
@@ -52,12 +52,9 @@ def main():
         def features_of(images):
             return digit_classifier.read_digits(classifier, images)[0]
 
-    generators = [load_generator(path) for path in opt.generator]
-    test, training = (load_mnist(train, generators[0].img_size).arrays()[0] for train in (False, True))
-    sets = {"real": training}
-    for path, generator in zip(opt.generator, generators):
-        draw = partial(generate, generator)
-        sets[path], _ = draw_digits(draw, np.random.default_rng(0), generator.latent_dim, n_classes=10)
+    generators, img_size = load_generators(parser, opt.generator)
+    test, training = (load_mnist(train, img_size).arrays()[0] for train in (False, True))
+    sets = {"real": training, **{name: draw_seeded(generator) for name, generator in generators.items()}}
     test = features_of(test[: counts[-1]])
     sets = {name: features_of(images[: counts[-1]]) for name, images in sets.items()}
 

@@ -18,7 +18,7 @@ PAGES = ["README.md", "README.zh-CN.md", os.path.join("docs", "results.md")]
 MARKED = re.compile(r"(<!-- (\w+) -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL)
 
 
-def reference_table():
+def reference_table(_):
     """Returns the Markdown table of the reference run at some of its epochs."""
     log = read_log(REFERENCE_LOG)
     losses, scores = ({row["epoch"]: row for row in log[part]} for part in ("epochs", "evaluations"))
@@ -48,24 +48,24 @@ def fill_configurations(table):
     return re.sub(r"^\| `([^`]*)` \| ([^|]*) \|.*$", row, table, flags=re.MULTILINE)
 
 
-def plain_table():
+def plain_table(_):
     """Returns the Markdown table of cgan.py beside the plain loop."""
     rows = compare.read_rows()
     return compare.table({name: rows[name] for name in (compare.REPORT, compare.PLAIN)}, compare.FEW_EPOCHS)
 
 
 TABLES = {
-    "reference": lambda _: reference_table() + "\n",
+    "reference": reference_table,
     "configurations": fill_configurations,
-    "seeds": lambda _: compare.table(compare.read_rows(), compare.EPOCHS) + "\n",
-    "plain": lambda _: plain_table() + "\n",
-    "course": lambda _: compare.course(compare.read_rows()) + "\n",
+    "seeds": lambda _: compare.table(compare.read_rows(), compare.EPOCHS),
+    "plain": plain_table,
+    "course": lambda _: compare.course(compare.read_rows()),
 }
 
 
 def written(text):
     """Returns the text of a page with its tables written anew."""
-    return MARKED.sub(lambda match: match[1] + TABLES[match[2]](match[3]) + match[4], text)
+    return MARKED.sub(lambda match: match[1] + TABLES[match[2]](match[3]).rstrip() + "\n" + match[4], text)
 
 
 def main():

@@ -9,6 +9,7 @@ near test images. Every distance is between the digit classifier's features of t
 generated digits, each above its nearest training image.
 """
 
+import os
 from functools import partial
 
 import numpy as np
@@ -74,22 +75,34 @@ def nearest(features, others):
     return numbers, np.sqrt(squares)
 
 
+def load_generators(parser, paths):
+    """Returns ({path: trained generator}, the size of the images that they draw); ends the program where it differs."""
+    generators = {os.path.relpath(path): load_generator(path) for path in paths}
+    sizes = {generator.img_size for generator in generators.values()}
+    if len(sizes) > 1:
+        parser.error(f"argument --generator: all must draw images of one size, not of {sorted(sizes)}")
+    return generators, sizes.pop()
+
+
+def draw_seeded(generator):
+    """Returns N_DIGITS digits of a generator, (N, 1, S, S), always from the same noise."""
+    draw = partial(generate, generator)
+    return draw_digits(draw, np.random.default_rng(0), generator.latent_dim, n_classes=10)[0]
+
+
 def main():
     parser = Parser("Variety of generated digits, and their nearest training images.")
     add_generator(parser, nargs="+", default=[BEST_GENERATOR])
     parser.add_argument("--picture", help="where to draw the first one's digits above their nearest training images")
     opt = parser.parse_args()
-    generators, classifier = {path: load_generator(path) for path in opt.generator}, digit_classifier.load()
-    drawn = {}
-    for path, generator in generators.items():
-        draw = partial(generate, generator)
-        drawn[path], _ = draw_digits(draw, np.random.default_rng(0), generator.latent_dim, n_classes=10)
-    img_size = generators[opt.generator[0]].img_size
+    generators, img_size = load_generators(parser, opt.generator)
+    drawn = {name: draw_seeded(generator) for name, generator in generators.items()}
+    classifier = digit_classifier.load()
     training, test = (load_mnist(train, img_size).arrays()[0] for train in (True, False))
-    of_training, of_test, *features = (
+    of_training, of_test, *of_generated = (
         digit_classifier.read_digits(classifier, images)[0] for images in (training, test, *drawn.values())
     )
-    of_drawn = dict(zip(drawn, features))
+    of_drawn = dict(zip(drawn, of_generated))
 
     rows = {"real training digits": of_training[:N_DIGITS], **of_drawn}
     scores = {name: variety(of_test, features) for name, features in rows.items()}
@@ -103,7 +116,7 @@ def main():
         medians = [np.median(nearest(features, near)[1]) for near in (of_training[:N_DIGITS], of_test)]
         print(f"| {name} | " + " | ".join(f"{median:.2f}" for median in medians) + " |")
     if opt.picture:
-        first = opt.generator[0]
+        first = next(iter(drawn))
         pairs = np.concatenate([drawn[first][:SHOWN], training[nearest(of_drawn[first][:SHOWN], of_training)[0]]])
         row = "0" * SHOWN
         drawing.save_picture(opt.picture, drawing.lay_out(f"{row}\n{row}", pairs))

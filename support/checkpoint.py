@@ -92,7 +92,7 @@ def save_arrays(path, arrays, save=np.savez):
 
 
 def save_generator(path, checkpoint):
-    """Writes the generator of a checkpoint, as `read_checkpoint` returns it, in a quarter of its size.
+    """Writes the generator of a checkpoint, as `read_checkpoint` returns it, in a quarter of its size in float32.
 
     Each row of a weight matrix is kept as whole numbers from -127 to 127 and the step between them, all else in
     float16. Where the run has a running average of the generator, it is that which is kept.
@@ -103,7 +103,9 @@ def save_generator(path, checkpoint):
     arrays = {key: np.array(json.dumps(value)) for key, value in arrays.items()}
     for key, value in part(checkpoint, name).items():
         if value.ndim == 2:
-            step = np.abs(value).max(1, keepdims=True) / 127 + np.finfo(np.float32).tiny  # a row may be all 0
+            step = (
+                np.abs(value).max(1, keepdims=True, initial=0) / 127 + np.finfo(np.float32).tiny
+            )  # a row may be all 0
             arrays[f"{STEP}/{key}"] = step
             arrays[f"generator/{key}"] = np.round(value / step).astype(np.int8)
         else:
@@ -124,15 +126,17 @@ def blaming(statement):
 
 
 def read_arrays(path):
-    """Returns {name: array} of an .npz of this module, 'log' and 'layers' as the dictionaries that they stand for.
+    """Returns {name: array} of an .npz of this module, numbers in float32, steps multiplied in.
+
+    'log' and 'layers' are the dictionaries that they stand for.
 
     Raises ValueError that names the file and says what is wrong with it. Nothing that it may carry is run.
     """
     if not os.path.exists(path):
         raise ValueError(f"{path} is missing")
     with blaming(f"{path} is not a checkpoint of cgan.py"):
-        if os.path.getsize(path) > machine_memory():
-            raise ValueError("it is larger than this machine's memory")
+        if 8 * os.path.getsize(path) > machine_memory():  # a byte may unpack to two, and those to a float each
+            raise ValueError("it does not fit into this machine's memory")
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
         known = all(member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members)
@@ -146,11 +150,15 @@ def read_arrays(path):
                 raise ValueError(f"'{name}' is no dictionary")
         for key, step in part(arrays, STEP).items():
             rows = arrays[f"generator/{key}"]
-            if rows.ndim != 2 or (step.dtype, step.shape) != (np.float32, (len(rows), 1)):
+            if (rows.dtype, rows.ndim, step.dtype, step.shape) != (np.int8, 2, np.float32, (len(rows), 1)):
                 raise ValueError(f"{STEP}/{key} is not a step for each row of generator/{key}")
-            arrays[f"generator/{key}"] = rows * arrays.pop(f"{STEP}/{key}")
+            with np.errstate(all="ignore"):  # what is not finite is refused below
+                arrays[f"generator/{key}"] = rows * arrays.pop(f"{STEP}/{key}")
         for name, value in arrays.items():
             kind = "i" if name.endswith("/step") else "f"
+            if "/" in name and value.dtype.kind == kind == "f":
+                with np.errstate(all="ignore"):
+                    value = arrays[name] = value.astype(np.float32, copy=False)
             if "/" in name and (value.dtype.kind != kind or not np.isfinite(value).all()):
                 raise ValueError(f"{name} holds what is no finite number")
     return arrays
@@ -206,7 +214,7 @@ def read_generator(path):
     most = sum(value.size for value in weights.values())  # bounds what a generator of these sizes would take
     if max(sizes["latent_dim"], sizes["n_classes"] ** 2, sizes["img_size"] ** 2) > most:
         raise ValueError(f"{path} holds no generator of cgan.py")
-    return sizes, {key: value.astype(np.float32) for key, value in weights.items()}
+    return sizes, weights
 
 
 def load_weights(network, weights, path):

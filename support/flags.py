@@ -124,7 +124,7 @@ generator_file = file_for(read_generator)  # a checkpoint, or what holds its gen
 
 def add_generator(parser, default=BEST_GENERATOR, nargs=None):
     """Declares --generator, for programs that look at a trained one, or at several."""
-    what = "a checkpoint, or its generator alone"
+    what = f"a checkpoint, or its generator alone{' (several may be named)' if nargs else ''}"
     parser.add_argument("--generator", type=generator_file, default=default, nargs=nargs, help=what)
 
 

@@ -68,8 +68,13 @@ def test_a_generator_kept_alone_is_the_checkpoints(tmp_path, finished_run):
 def test_steps_that_fit_no_row_are_refused(tmp_path):
     arrays = read_npz(flags.BEST_GENERATOR)
     name = "step/model.0.weight"
-    for step in (arrays[name][1:], arrays[name][:, 0], np.float64(arrays[name]), np.float32(np.nan) * arrays[name]):
-        np.savez(tmp_path / "steps.npz", **{**arrays, name: step})
+    step, rows = arrays[name], arrays["generator/model.0.weight"]
+    for steps in (step[1:], step[:, 0], np.float64(step), np.nan * step, 3e38 + 0 * step, np.inf + 0 * step):
+        np.savez(tmp_path / "steps.npz", **{**arrays, name: steps})
+        names = ["--digits", "steps.npz", "model.0.weight"]
+        refused(tmp_path, SCRIPT, "--resume", "steps.npz", "--digits", "2", names=names)
+    for hostile in (rows.astype(float), rows > 0, rows[0]):
+        np.savez(tmp_path / "steps.npz", **{**arrays, "generator/model.0.weight": hostile})
         names = ["--digits", "steps.npz", "model.0.weight"]
         refused(tmp_path, SCRIPT, "--resume", "steps.npz", "--digits", "2", names=names)
 

@@ -74,6 +74,23 @@ def test_the_reference_run_is_complete():
     assert (ROOT / "images" / "reference" / "training.gif").stat().st_size <= 3e6
 
 
+def test_what_is_said_of_the_seeds():
+    rows = compare.read_rows()
+    text = RESULTS.read_text(encoding="utf-8").partition("## The report's questions")[2]
+    text = " ".join(text.partition("## What the report's FID")[0].split())
+    averaged = compare.REPORT + compare.AVERAGED
+    for row, epoch, figure in (
+        *((compare.REPORT, 100, figure) for figure in compare.FIGURES),
+        *((compare.REPORT, epoch, "digit_fid") for epoch in (20, 40, 50)),
+        (compare.REPORT, 40, "label_accuracy"),
+        *((averaged, epoch, "digit_fid") for epoch in (20, 30, 40, 100)),
+        *(("lr_d", 100, figure) for figure in ("label_accuracy", "digit_fid")),
+        ("dropout", 100, "digit_fid"),
+        *(("two_rates" + compare.AVERAGED, epoch, "digit_fid") for epoch in (60, 100)),
+    ):
+        assert compare.cell(rows[row][epoch][figure], compare.FIGURES[figure][1]) in text
+
+
 @pytest.mark.slow
 def test_the_first_epoch_is_trained_again(tmp_path):
     """A processor of another kind adds in another order; that moves an epoch's losses as another seed does.

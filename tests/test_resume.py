@@ -263,8 +263,8 @@ def spoil_compressed(path, arrays):
 
 
 def spoil_large(path, arrays):
-    os.truncate(path, machine_memory() + 1)  # sparse: it takes no room on the disk
-    return ["it is larger than this machine's memory"]
+    os.truncate(path, machine_memory() // 8 + 1)  # sparse: it takes no room on the disk
+    return ["it does not fit into this machine's memory"]
 
 
 def spoil_bzip2(path, arrays):
