@@ -1,6 +1,6 @@
 """Classification accuracy score: how well does a network read real digits that was trained on generated ones only?
 
-    python -m benchmarks.accuracy_score                     results/best/generator.npz
+    python -m benchmarks.accuracy_score                     results/best/generator.npz: 3 minutes on one core
     python -m benchmarks.accuracy_score --real              the same network, trained on the real training images
 
 Source: Ravuri & Vinyals 2019, "Classification Accuracy Score for Conditional Generative Models". The network is that of
