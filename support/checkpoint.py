@@ -126,11 +126,10 @@ def blaming(statement):
 
 
 def read_arrays(path):
-    """Returns {name: array} of an .npz of this module, numbers in float32, steps multiplied in.
+    """Returns {name: array} of an .npz of this module, steps multiplied in; 'log' and 'layers' as dictionaries.
 
-    'log' and 'layers' are the dictionaries that they stand for.
-
-    Raises ValueError that names the file and says what is wrong with it. Nothing that it may carry is run.
+    All numbers beside the counts are float32. Nothing that the file may carry is run.
+    Raises ValueError that names it and says what is wrong with it.
     """
     if not os.path.exists(path):
         raise ValueError(f"{path} is missing")
