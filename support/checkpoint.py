@@ -103,9 +103,8 @@ def save_generator(path, checkpoint):
     arrays = {key: np.array(json.dumps(value)) for key, value in arrays.items()}
     for key, value in part(checkpoint, name).items():
         if value.ndim == 2:
-            step = (
-                np.abs(value).max(1, keepdims=True, initial=0) / 127 + np.finfo(np.float32).tiny
-            )  # a row may be all 0
+            largest = np.abs(value).max(1, keepdims=True, initial=0)
+            step = largest / 127 + np.finfo(np.float32).tiny  # a row may be all 0
             arrays[f"{STEP}/{key}"] = step
             arrays[f"generator/{key}"] = np.round(value / step).astype(np.int8)
         else:
@@ -133,7 +132,8 @@ def read_arrays(path):
     """
     if not os.path.exists(path):
         raise ValueError(f"{path} is missing")
-    with blaming(f"{path} is not a checkpoint of cgan.py"):
+    # No warning of a number that overflows: it is refused by its name
+    with blaming(f"{path} is not a checkpoint of cgan.py"), np.errstate(all="ignore"):
         if 8 * os.path.getsize(path) > machine_memory():  # a byte may unpack to two, and those to a float each
             raise ValueError("it does not fit into this machine's memory")
         with zipfile.ZipFile(path) as archive:
@@ -151,13 +151,11 @@ def read_arrays(path):
             rows = arrays[f"generator/{key}"]
             if (rows.dtype, rows.ndim, step.dtype, step.shape) != (np.int8, 2, np.float32, (len(rows), 1)):
                 raise ValueError(f"{STEP}/{key} is not a step for each row of generator/{key}")
-            with np.errstate(all="ignore"):  # what is not finite is refused below
-                arrays[f"generator/{key}"] = rows * arrays.pop(f"{STEP}/{key}")
+            arrays[f"generator/{key}"] = rows * arrays.pop(f"{STEP}/{key}")
         for name, value in arrays.items():
             kind = "i" if name.endswith("/step") else "f"
             if "/" in name and value.dtype.kind == kind == "f":
-                with np.errstate(all="ignore"):
-                    value = arrays[name] = value.astype(np.float32, copy=False)
+                value = arrays[name] = value.astype(np.float32, copy=False)
             if "/" in name and (value.dtype.kind != kind or not np.isfinite(value).all()):
                 raise ValueError(f"{name} holds what is no finite number")
     return arrays

@@ -280,15 +280,16 @@ def attempt(read, path):
 
 def child(name, place, seconds, examples, first_seed):
     """Tries inputs for so many seconds, or so many inputs; leaves its figures and the last input in `place`."""
+    from conftest import memory
+
     read, files = READERS[name]()
     place, files = Path(place), list(files.values())
     start, figures = time.monotonic(), {"tried": 0, "read": 0}
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY,) * 2)
+    before = memory("VmHWM")
+    resource.setrlimit(resource.RLIMIT_AS, (memory("VmSize") + MEMORY,) * 2)
 
     def leave():
-        figures["peak_MB"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+        figures["peak_MB"] = (memory("VmHWM") - before) // 2**20
         (place / "figures").write_text(json.dumps(figures))
 
     def tried(data):

@@ -150,17 +150,18 @@ def test_hostile_and_damaged_files(tmp_path, inception_weights):
         refused(tmp_path, *command, names=[f"{name} is not", what])
 
 
-LIMITED = r"""
-import re, resource, sys
+LIMITED = """
+import resource, sys
+sys.path.append("tests")
+from conftest import memory
 from support.inception_weights import read_weights
 resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
-peak = lambda: int(re.search(r"VmHWM:\s*(\d+)", open("/proc/self/status").read())[1])  # getrusage's is the parent's
-before = peak()
+before = memory("VmHWM")
 try:
     read_weights(sys.argv[1])
 except ValueError as error:
     print(error)
-print((peak() - before) * 1024)
+print(memory("VmHWM") - before)
 """
 
 

@@ -5,7 +5,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, command_of
+from conftest import ENVIRONMENT, command_of, memory
 
 import cgan
 from support.run import Run
@@ -16,24 +16,18 @@ GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "1310
 PR_SET_THP_DISABLE = 41  # prctl(2)
 
 
-def status(name):
-    """Returns one figure of this process's memory, in bytes."""
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
-
-
 def train_watched(folder):
     """Trains 60 short epochs; prints the resident memory after each, in bytes, and the largest."""
     save = Run.save
 
     def save_watched(run):
         save(run)
-        print("resident", status("RssAnon"))  # without the pages of files, which the machine takes back at times
+        print("resident", memory("RssAnon"))  # without the pages of files, which the machine takes back at times
 
     ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)  # large pages come and go with the machine's other work
     Run.save = save_watched
     cgan.train(cgan.parse_flags(["--n_epochs", "60", "--max_batches", "20", "--output_dir", folder]))
-    print("peak", status("VmHWM"))  # not getrusage, which counts what the parent held at the start
+    print("peak", memory("VmHWM"))
 
 
 @pytest.mark.slow

@@ -170,8 +170,8 @@ def test_it_draws_what_cgan_draws(browser, reference_page):
     noise = np.array(browser.execute_script("return noises[0].map(noise => Array.from(noise))"))
     labels = np.array([int(digit) for digit in NUMBER])
     generator = cgan.load_generator(str(REFERENCE_LOG.parent / "generator.npz"))
-    state = {name: np.float16(value.numpy()).astype(np.float32) for name, value in generator.state_dict().items()}
-    generator.load_state_dict(state)  # as the page holds it
+    held = {name: np.float16(value.numpy()).astype(np.float32) for name, value in generator.state_dict().items()}
+    generator.load_state_dict(held)  # as the page holds it
     expected = cgan.generate(generator, noise, labels)
     assert abs(canvases(browser) - (expected[:, 0] + 1) * 127.5).max() <= 1
     find(browser, "#renew").click()

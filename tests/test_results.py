@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ from support.run import describe_processor
 
 READMES, RESULTS = ["README.md", "README.zh-CN.md"], ROOT / "docs" / "results.md"
 GRIDS = ["0", "1000", "2000", "91000", "92000", "93000"]
-COMPARED = sorted((ROOT / "results" / "compared").glob("[!p]*/seed*.json"))  # without the plain loop's, which are short
+COMPARED = sorted(
+    Path(compare.kept_log(name, flags["seed"])) for name, flags in compare.planned() if name != compare.PLAIN
+)
 GENERATORS = {"reference": "reference/log.json", "best": "compared/two_rates/seed2.json"}  # {folder: its run's log}
 
 
