@@ -20,7 +20,7 @@ constexpr long LANES = 8, MR = 6;
 #endif
 typedef float Vec __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
 constexpr long NR = 2 * LANES;  // a tile of MR x NR sums is what the registers hold
-constexpr long DEPTH = 256, ROWS = 96, COLUMNS = 96;  // blocks that stay in the first and second cache
+constexpr long DEPTH = 256, BACK_DEPTH = 128, ROWS = 96;  // blocks that stay in the first and second cache
 
 struct Layer {  // y = activation(norm(weight x + bias)); what an operator does not need stays null
     long n_in, n_out;
@@ -65,6 +65,7 @@ static void tile(long rows, long depth, const float* a, long row, long step, con
     for (long i = 0; i < R; i++)
         for (long j = 0; j < 2; j++) sums[i][j] = add ? *(const Vec*)(c + i * c_row + j * LANES) : Vec{};
     for (long k = 0; k < depth; k++, a += step, b += NR) {
+        __builtin_prefetch(a + (MR + k % MR) * row);  // one of the weights of the next tile
         Vec b0 = *(const Vec*)b, b1 = *(const Vec*)(b + LANES);
         #pragma GCC unroll 12
         for (long i = 0; i < R; i++) {
@@ -86,30 +87,14 @@ static void product(const float* weight, long n_out, long n_in, const float* x, 
                      y + first * n_out + i * NR, NR, k > 0);
 }
 
-// Features from..to of weight' d, where weight is (n_out, features) with rows n_in apart. Weights are copied in the order
-// in which tiles read them.
+// Features from..to of weight' d, where weight is (n_out, features) with rows n_in apart
 static void product_back(const float* weight, long n_out, long n_in, const float* d, float* x, long features, long n,
                          long from, long to) {
-    float copy[DEPTH * COLUMNS];
-    for (long k = from; k < to; k += COLUMNS) {
-        long width = std::min(COLUMNS, to - k);
-        for (long o = 0; o < n_out; o += DEPTH) {
-            long depth = std::min(DEPTH, n_out - o);
-            for (long r = 0; r < depth; r++)
-                for (long t = 0; t < width; t += MR) {
-                    const float* w = weight + (o + r) * n_in + k + t;
-                    __builtin_prefetch(w + 16 * n_in);  // rows lie too far apart to be foreseen
-                    if (width - t >= MR)
-                        std::copy(w, w + MR, copy + t * depth + r * MR);
-                    else
-                        std::copy(w, w + width - t, copy + t * depth + r * MR);
-                }
+    for (long k = 0; k < n_out; k += BACK_DEPTH)
+        for (long i = from; i < to; i += MR)
             for (long first = 0; first < n; first += NR)
-                for (long t = 0; t < width; t += MR)
-                    tile(width - t, depth, copy + t * depth, 1, MR, d + first * n_out + o * NR,
-                         x + first * features + (k + t) * NR, NR, o > 0);
-        }
-    }
+                tile(to - i, std::min(BACK_DEPTH, n_out - k), weight + k * n_in + i, 1, n_in, d + first * n_out + k * NR,
+                     x + first * features + i * NR, NR, k > 0);
 }
 
 // d_weight (n_out, n_in) = delta x'
