@@ -28,19 +28,24 @@ static void adam(const float* __restrict__ g, float* __restrict__ p, float* __re
 """
 
 
+SETTINGS = {"lr", "eps", "betas", "weight_decay"}  # that a group of parameters may have of its own
+
+
 class Adam(nn.Adam):
     """jittor.nn.Adam (Kingma & Ba 2015), whose update is one operator on all cores, in place.
 
     Jittor's own update runs on one core and in several passes over memory. Its option to compile element-wise kernels
     for all cores is no way out: reductions compiled with it have a data race. Here every element is one core's alone,
-    so that the same seed gives the same bits. No weight decay.
+    so that the same seed gives the same bits. With weight decay, or settings of a group's own, it is Jittor's update.
+    In place: after a step, a kept graph (retain_graph) holds the new parameters, so do not ask it for their gradients.
     """
 
     def step(self, loss=None, retain_graph=False):
-        if jt.flags.use_cuda:
+        group, *others = self.param_groups
+        if jt.flags.use_cuda or self.weight_decay or others or SETTINGS & group.keys():
             return super().step(loss, retain_graph)
         self.pre_step(loss, retain_graph)
-        (group,), (b1, b2) = self.param_groups, self.betas
+        b1, b2 = self.betas
         trained = [i for i, p in enumerate(group["params"]) if not p.is_stop_grad()]  # not running statistics
         grads, params, m, v = ([group[key][i] for i in trained] for key in ("grads", "params", "m", "values"))
         n = len(trained)

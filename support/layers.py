@@ -2,7 +2,8 @@
 
 Sequential runs the linear layers in it, each with the normalisation and the activation behind it, as one operator
 (layers.h); Tanh's gradient is wrong in Jittor. Each computes what jittor.nn's class of that name computes, with the
-same parameters; on a GPU, Sequential is that class.
+same parameters; on a GPU, Sequential is that class. Gradients of gradients, as a gradient penalty takes them, are 0
+here, as through every jittor.Function: import Sequential from benchmarks.plain for that.
 """
 
 import os
@@ -44,6 +45,7 @@ class Stack:
     """Linear layers with what follows each as operators: inputs (N, any), side by side -> (N, n_out).
 
     groups: [(Linear, BatchNorm in training mode or None, LeakyReLU, Tanh or None)]; widths: the inputs'.
+    Raises ValueError where an input or a parameter has another shape.
     """
 
     def __init__(self, groups, widths):
@@ -103,7 +105,12 @@ class Stack:
         ]
 
     def __call__(self, *inputs):
-        return StackFunction(self)(*inputs, *self.parameters())
+        parameters = self.parameters()
+        shapes = [(len(inputs[0]), width) for width in self.widths] + self.shapes
+        for var, shape in zip([*inputs, *parameters], shapes):
+            if var.shape != shape:
+                raise ValueError(f"a linear layer met {var.shape} instead of {shape}")
+        return StackFunction(self)(*inputs, *parameters)
 
 
 def operator(source, n, inputs, shapes, changed=()):
@@ -158,35 +165,39 @@ class Sequential(nn.Sequential):
     """jittor.nn.Sequential of several inputs (N, any) side by side; its linear layers are Stacks where they can be."""
 
     def execute(self, *inputs):
-        if jt.flags.use_cuda or any(x.ndim != 2 or x.dtype != "float32" for x in inputs):
-            return super().execute(side_by_side(inputs))
+        if jt.flags.use_cuda or any(x.ndim != 2 or x.dtype != "float32" or len(x) != len(inputs[0]) for x in inputs):
+            return super().execute(side_by_side(*inputs))
         first, *others = self.parts([x.shape[1] for x in inputs])
-        x = first(*inputs) if isinstance(first, Stack) else first(side_by_side(inputs))
+        x = first(*inputs)
         for part in others:
             x = part(x)
         return x
 
     def parts(self, widths):
-        """Returns the layers, with all of them that a Stack computes replaced by it."""
-        layers = [layer for layer in self if not (isinstance(layer, nn.Dropout) and not (layer.is_train and layer.p))]
-        # What the parts depend on: a layer may be replaced, or switched to evaluation
-        key = [widths, [(layer, getattr(layer, "is_train", None)) for layer in layers]]
+        """Returns the layers, with all of them that a Stack computes replaced by it; the first takes all inputs."""
+        layers = [layer for layer in self if not (type(layer) is nn.Dropout and not (layer.is_train and layer.p))]
+        # What the parts depend on: which layers there are, and what is set on those that a Stack computes
+        known = [layer for layer in layers if type(layer) in KINDS]
+        settings = [value for layer in known for value in vars(layer).values() if not isinstance(value, jt.Var)]
+        key = [widths, layers, settings]
         if self.__dict__.get("known") != key:
             self.known, self.found = key, find_stacks(layers, widths)
         return self.found
 
 
-def side_by_side(inputs):
+def side_by_side(*inputs):
     return jt.concat(list(inputs), dim=1) if len(inputs) > 1 else inputs[0]
 
 
 def find_stacks(layers, widths):
     """Returns the layers in their order, every sequence of them that a Stack computes replaced by it."""
     parts, groups, layers = [], [], [*layers, None]
+    width = sum(widths)  # of what the next layer gets; None: not known
     while layers:
         layer = layers.pop(0)
-        if type(layer) is nn.Linear and layer.bias is not None:
-            norm = layers.pop(0) if is_norm(layers[0]) else None
+        if is_linear(layer) and width in (None, layer.weight.shape[1]):
+            width = layer.weight.shape[0]
+            norm = layers.pop(0) if is_norm(layers[0], width) else None
             groups.append((layer, norm, layers.pop(0) if is_activation(layers[0]) else None))
             continue
         if groups:
@@ -194,12 +205,27 @@ def find_stacks(layers, widths):
             groups = []
         if layer is not None:
             parts.append(layer)
-    return parts
+            width = None
+    return parts if parts and isinstance(parts[0], Stack) else [side_by_side, *parts]
 
 
-def is_norm(layer):
-    return type(layer) is nn.BatchNorm1d and layer.is_train and layer.affine and not (layer.sync and jt.in_mpi)
+KINDS = (nn.Linear, nn.BatchNorm1d, nn.LeakyReLU, nn.Dropout, Tanh)
+HOOKS = {"__fhook__", "__fhook2__", "__bihook__", "__bohook__"}
+
+
+def is_known(layer, kind):
+    """Returns whether a layer is of this kind, and nothing is hooked to it or frozen in it alone."""
+    return type(layer) is kind and not HOOKS & vars(layer).keys() and getattr(layer, "_requires_grad", True)
+
+
+def is_linear(layer):
+    return is_known(layer, nn.Linear) and layer.bias is not None
+
+
+def is_norm(layer, width):
+    known = is_known(layer, nn.BatchNorm1d) and layer.is_train and layer.affine and layer.num_features == width
+    return known and not (layer.sync and jt.in_mpi)
 
 
 def is_activation(layer):
-    return type(layer) is Tanh or (type(layer) is nn.LeakyReLU and leaky_slope(layer) > 0)
+    return is_known(layer, Tanh) or (is_known(layer, nn.LeakyReLU) and leaky_slope(layer) > 0)

@@ -33,3 +33,16 @@ def test_adam_is_jittors_adam():
     for moments in ("m", "values"):
         for ours, theirs in zip(*(optimizer.param_groups[0][moments] for optimizer in reversed(optimizers))):
             np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-5, atol=1e-9)
+
+
+def test_settings_that_the_operator_does_not_know_are_jittors():
+    values, gradient = np.float32([3, -2]), np.float32([0.5, 1])
+    for settings in ({"weight_decay": 0.1}, {"groups": [{"lr": 0.5}]}, {"groups": [{}, {}]}):
+        groups, found = settings.pop("groups", [{}]), []
+        for kind in (jt.nn.Adam, adam.Adam):
+            parameters = [jt.array(values) for _ in groups]
+            optimizer = kind([{"params": [p], **group} for p, group in zip(parameters, groups)], lr=0.1, **settings)
+            optimizer.step(sum((p * jt.array(gradient)).sum() for p in parameters))
+            found.append(np.array([p.numpy() for p in parameters]))
+        np.testing.assert_array_equal(*found)
+        assert (found[0] != values).all()

@@ -248,9 +248,10 @@ def test_stretching_hardly_changes_a_trained_grid():
 def short_checkpoint(tmp_path_factory):
     """Trains 2 x 30 batches with the given flags; returns {name: array} of the checkpoint."""
 
-    def train(*flags):
+    def train(*flags, **environment):
         folder = tmp_path_factory.mktemp("short")
-        process = run("cgan.py", "--n_epochs", "2", "--max_batches", "30", "--output_dir", folder, *flags)
+        short = ["--n_epochs", "2", "--max_batches", "30", "--output_dir", folder]
+        process = run("cgan.py", *short, *flags, **environment)
         assert process.returncode == 0, process.stderr
         arrays = read_npz(folder / "results" / "checkpoint.npz")
         del arrays["log"]
@@ -269,6 +270,13 @@ def test_same_seed_same_bits_whatever_is_sampled_and_scored(short_checkpoint, in
     assert plain.keys() == watched.keys()
     for name, value in plain.items():
         np.testing.assert_array_equal(value, watched[name], err_msg=name)
+
+
+@pytest.mark.slow
+def test_same_checkpoint_with_one_thread_and_with_two(short_checkpoint):
+    one, two = (short_checkpoint(OMP_NUM_THREADS=threads) for threads in "12")
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, two[name], err_msg=name)
 
 
 @pytest.mark.slow
