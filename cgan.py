@@ -6,7 +6,7 @@
     python cgan.py --resume                 go on with a run that was interrupted
     python cgan.py --help                   all flags
 
-Writes images/<batches done>.png (a column a digit) and results/ (log.json, checkpoint.npz).
+Writes images/<batches done>.png (a column a digit) and results/ (log.json, checkpoint.npz, run.html).
 From top to bottom: flags, generator, discriminator, data, training, drawing. What surrounds the experiment, such as
 progress, log and checkpoint, is in support/run.py; docs/report.md says what comes from the report.
 """
@@ -117,7 +117,7 @@ class Generator(nn.Module):
         )
 
     def execute(self, noise, labels):
-        images = self.model(self.label_embedding(labels), noise)
+        images = self.model(self.label_embedding(labels), noise)  # Sequential lays its inputs side by side
         return images.reshape(-1, 1, self.img_size, self.img_size)
 
 

@@ -10,11 +10,10 @@ training images. Its accuracy on the test images is printed after every epoch; t
 
 import numpy as np
 
-from cgan import generate, load_generator
+from benchmarks.variety import draw_seeded
+from cgan import load_generator
 from support import digit_classifier
 from support.flags import Parser, add_generator
-
-N_DIGITS = 60000
 
 
 def main():
@@ -25,10 +24,8 @@ def main():
     if opt.real:
         digit_classifier.train()
         return
-    generator = load_generator(opt.generator)
-    labels = np.arange(N_DIGITS) % 10
-    noise = np.random.default_rng(0).standard_normal((N_DIGITS, generator.latent_dim))
-    digit_classifier.train((generate(generator, noise, labels), labels.astype(np.int32)))
+    images, labels = draw_seeded(load_generator(opt.generator), n=60000)
+    digit_classifier.train((images, labels.astype(np.int32)))
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ import subprocess
 import sys
 import time
 
-from support.files import checkpoint_path, log_path, replace_file
-from support.flags import PROJECT, Parser
+from support.files import PROJECT, checkpoint_path, log_path, replace_file
+from support.flags import Parser
 from support.log import read_log
 from support.process import outlive_terminal
 

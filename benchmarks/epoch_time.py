@@ -24,29 +24,33 @@ A row is left out where its package is missing. Every round runs, one after the 
 PyTorch and JAX have their images in memory, transformed, as cgan.py does. Judging the generated digits once, as cgan.py
 does, made both slower here than one pass over real and generated images. An epoch is timed after one that is not
 counted, or after a part of one where nothing is compiled; cgan.py's includes log and checkpoint. Milliseconds a step:
-the epoch (cgan.py's without its checkpoint) less an epoch of reading batches only. The machine's speed drifts, so only
+the epoch (cgan.py's without its checkpoint) less an epoch of reading batches only; JAX gathers its batches within a
+step. The machine's speed drifts, so only
 figures of one round are compared: ratios are medians over the rounds.
 """
 
 import argparse
+import contextlib
 import functools
 import importlib.util
 import itertools
 import json
 import os
+import pty
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-SECONDS, STEP = "s an epoch", "ms a step"
+SECONDS, STEP, SHARE = "s an epoch", "ms a step", "epoch to its steps"
 WARM_UP = 100  # batches
-IMAGES = "EPOCH_TIME_IMAGES"  # in the environment: the file that save_mnist wrote
+EXPERIMENT = "EPOCH_TIME_EXPERIMENT"  # in the environment: the file that save_experiment wrote
 
 
 def time_epochs(train, batches, warm_up=WARM_UP):
@@ -64,7 +68,23 @@ def figures(seconds, batches, whole_epoch=None):
     start = time.perf_counter()
     n_batches = sum(1 for _ in batches)
     loading = time.perf_counter() - start
-    return {SECONDS: whole_epoch or seconds, STEP: 1000 * (seconds - loading) / n_batches}
+    seconds_a_step = (seconds - loading) / n_batches
+    whole_epoch = whole_epoch or seconds
+    return {SECONDS: whole_epoch, STEP: 1000 * seconds_a_step, SHARE: whole_epoch / (n_batches * seconds_a_step)}
+
+
+def default_flags():
+    import cgan
+
+    with tempfile.TemporaryDirectory() as folder:
+        return cgan.parse_flags(["--output_dir", folder])
+
+
+def networks(opt):
+    import cgan
+
+    generator = cgan.Generator(opt.latent_dim, opt.n_classes, opt.img_size)
+    return generator, cgan.Discriminator(opt.n_classes, opt.img_size, opt.hidden_d)
 
 
 def plain(changes=0):
@@ -74,26 +94,27 @@ def plain(changes=0):
     from support.device import jt
     from support.mnist import MNIST, load_mnist
 
+    opt = default_flags()
     images_once, fast_adam, fast_layers, judge_once = (i < changes for i in range(len(CHANGES)))
     nn = jt.nn
     Adam = cgan.Adam if fast_adam else nn.Adam
     if not fast_layers:
         cgan.Sequential, cgan.Tanh = Sequential, nn.Tanh
-    generator, discriminator = cgan.Generator(100, 10, 32), cgan.Discriminator(10, 32, 512)
+    generator, discriminator = networks(opt)
     adversarial_loss = nn.MSELoss()
-    optimizer_G = Adam(generator.parameters(), lr=0.0002, betas=(0.5, 0.999))
-    optimizer_D = Adam(discriminator.parameters(), lr=0.0002, betas=(0.5, 0.999))
+    optimizer_G = Adam(generator.parameters(), lr=opt.lr, betas=(opt.b1, opt.b2))
+    optimizer_D = Adam(discriminator.parameters(), lr=opt.lr, betas=(opt.b1, opt.b2))
     dataloader = load_mnist(True)
     if not images_once:
         dataloader = MNIST(train=True, transform=dataloader.transform)
-    dataloader.set_attrs(batch_size=64, shuffle=True)
+    dataloader.set_attrs(batch_size=opt.batch_size, shuffle=True)
 
     def train(batches):
         for real_images, labels in batches:
             batch_size = real_images.shape[0]
             valid, fake = jt.ones((batch_size, 1)), jt.zeros((batch_size, 1))
-            gen_labels = jt.randint(0, 10, (batch_size,))
-            gen_images = generator(jt.randn(batch_size, 100), gen_labels)
+            gen_labels = jt.randint(0, opt.n_classes, (batch_size,))
+            gen_images = generator(jt.randn(batch_size, opt.latent_dim), gen_labels)
             validity = discriminator(gen_images, gen_labels)
             g_loss = adversarial_loss(validity, valid)
             optimizer_G.step(g_loss, retain_graph=judge_once)
@@ -106,6 +127,19 @@ def plain(changes=0):
             g_loss.item(), d_loss.item()
 
     return time_epochs(train, lambda: dataloader)
+
+
+@contextlib.contextmanager
+def terminal():
+    """Makes standard error a terminal, where the progress bar is shown, and reads what comes."""
+    saved, (far, near) = os.dup(2), pty.openpty()
+    os.dup2(near, 2)
+    reader = threading.Thread(target=lambda: list(iter(lambda: os.read(far, 65536), b"")), daemon=True)
+    reader.start()
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
 
 
 def cgan():
@@ -124,26 +158,37 @@ def cgan():
         never = ["--sample_interval", "1000000", "--fid_interval", "1000000"]
         # An evaluation follows the last epoch; the one before it is timed
         opt = cgan.parse_flags(["--n_epochs", "3", "--output_dir", folder, *never])
-        sys.stdout = open(os.devnull, "w")
-        cgan.train(opt)
-        sys.stdout = sys.__stdout__
+        with terminal(), open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
+            cgan.train(opt)
         epochs = json.loads((Path(folder) / "results" / "log.json").read_text())["epochs"]
-    dataloader = load_mnist(True).set_attrs(batch_size=64, shuffle=True)
+    dataloader = load_mnist(True).set_attrs(batch_size=opt.batch_size, shuffle=True)
     return figures(epochs[1]["seconds"], dataloader, saved[1] - saved[0])
 
 
-def save_mnist(path):
-    """Writes MNIST's training set for frameworks that have no Jittor beside them."""
+def save_experiment(path):
+    """Writes what frameworks without Jittor beside them need: MNIST's training set and the sizes of the layers."""
+    from support.device import jt
     from support.mnist import load_mnist
 
     images, labels = load_mnist(True).arrays()
-    np.savez(path, images=images, labels=labels.astype(np.int64))
+    sizes = {}
+    for network in networks(default_flags()):
+        shapes = [layer.weight.shape for layer in network.model if isinstance(layer, jt.nn.Linear)]
+        sizes[type(network).__name__] = [shapes[0][1], *(n_out for n_out, _ in shapes)]
+    np.savez(path, images=images, labels=labels.astype(np.int64), **sizes)
 
 
 def read_mnist():
     """Returns MNIST's training set as arrays: images (60000, 1, 32, 32) in [-1, 1], labels (60000,)."""
-    with np.load(os.environ[IMAGES]) as arrays:
+    with np.load(os.environ[EXPERIMENT]) as arrays:
         return arrays["images"], arrays["labels"]
+
+
+def read_layers():
+    """Returns [(n_in, n_out) of every linear layer] of the generator and of the discriminator."""
+    with np.load(os.environ[EXPERIMENT]) as arrays:
+        sizes = [arrays[name].tolist() for name in ("Generator", "Discriminator")]
+    return [list(zip(widths, widths[1:])) for widths in sizes]
 
 
 def pytorch(tuned=False, compiled=False):
@@ -151,14 +196,17 @@ def pytorch(tuned=False, compiled=False):
     import torch
     from torch import nn
 
+    of_generator, of_discriminator = read_layers()
+
     class Generator(nn.Module):
         def __init__(self):
             super().__init__()
             self.label_embedding = nn.Embedding(10, 10)
-            layers = [nn.Linear(110, 128), nn.LeakyReLU(0.2)]
-            for n_in, n_out in ((128, 256), (256, 512), (512, 1024)):
+            first, *hidden, last = of_generator
+            layers = [nn.Linear(*first), nn.LeakyReLU(0.2)]
+            for n_in, n_out in hidden:
                 layers += [nn.Linear(n_in, n_out), nn.BatchNorm1d(n_out, 0.8), nn.LeakyReLU(0.2)]
-            self.model = nn.Sequential(*layers, nn.Linear(1024, 1024), nn.Tanh())
+            self.model = nn.Sequential(*layers, nn.Linear(*last), nn.Tanh())
 
         def forward(self, noise, labels):
             return self.model(torch.cat([self.label_embedding(labels), noise], 1)).reshape(-1, 1, 32, 32)
@@ -167,9 +215,11 @@ def pytorch(tuned=False, compiled=False):
         def __init__(self):
             super().__init__()
             self.label_embedding = nn.Embedding(10, 10)
-            hidden = [nn.Linear(512, 512), nn.Dropout(0.4), nn.LeakyReLU(0.2)]
-            more = [nn.Linear(512, 512), nn.Dropout(0.4), nn.LeakyReLU(0.2)]
-            self.model = nn.Sequential(nn.Linear(1034, 512), nn.LeakyReLU(0.2), *hidden, *more, nn.Linear(512, 1))
+            first, *hidden, last = of_discriminator
+            layers = [nn.Linear(*first), nn.LeakyReLU(0.2)]
+            for n_in, n_out in hidden:
+                layers += [nn.Linear(n_in, n_out), nn.Dropout(0.4), nn.LeakyReLU(0.2)]
+            self.model = nn.Sequential(*layers, nn.Linear(*last))
 
         def forward(self, images, labels):
             return self.model(torch.cat([images.flatten(1), self.label_embedding(labels)], 1))
@@ -235,11 +285,11 @@ def jax(scan=False):
         x, moved = jnp.concatenate([network["embedding"][labels], noise], 1), []
         for i, linear in enumerate(network["linear"]):
             x = x @ linear["weight"] + linear["bias"]
-            if 1 <= i <= 3:
+            if 1 <= i <= len(statistics):
                 mean, var = x.mean(0), x.var(0)
                 moved.append([0.9 * old + 0.1 * new for old, new in zip(statistics[i - 1], (mean, var))])
                 x = (x - mean) / jnp.sqrt(var + 0.8) * network["norm"][i - 1]["scale"] + network["norm"][i - 1]["shift"]
-            x = jax.nn.leaky_relu(x, 0.2) if i < 4 else jnp.tanh(x)
+            x = jnp.tanh(x) if i > len(statistics) else jax.nn.leaky_relu(x, 0.2)
         return x, moved
 
     def judge(network, images, labels):
@@ -280,13 +330,13 @@ def jax(scan=False):
     images, real_labels = read_mnist()
     images, real_labels = jnp.asarray(images.reshape(len(images), -1)), jnp.asarray(real_labels)
     keys = iter(jax.random.split(jax.random.PRNGKey(0), 20))
-    sizes_g, sizes_d = (110, 128, 256, 512, 1024, 1024), (1034, 512, 512, 512, 1)
-    networks = []
-    for sizes in (sizes_g, sizes_d):
-        linear = [layer(next(keys), *pair) for pair in zip(sizes, sizes[1:])]
+    networks, of_generator = [], read_layers()[0]
+    for sizes in read_layers():
+        linear = [layer(next(keys), *pair) for pair in sizes]
         networks.append({"embedding": jax.random.normal(next(keys), (10, 10)), "linear": linear})
-    networks[0]["norm"] = [norm(n) for n in sizes_g[2:5]]
-    statistics = [[jnp.zeros(n), jnp.ones(n)] for n in sizes_g[2:5]]
+    normalised = [n_out for _, n_out in of_generator[1:-1]]
+    networks[0]["norm"] = [norm(n) for n in normalised]
+    statistics = [[jnp.zeros(n), jnp.ones(n)] for n in normalised]
     moments = [tuple(jax.tree_util.tree_map(jnp.zeros_like, network) for _ in range(2)) for network in networks]
     state = (networks[0], statistics, moments[0], networks[1], moments[1], jnp.float32(1), next(keys))
     one_step = jax.jit(step, donate_argnums=2)
@@ -324,8 +374,8 @@ def median_ms(function, runs=50):
     return 1000 * statistics.median(times)
 
 
-def product_ms(rows, n_in, n_out):
-    """Returns the milliseconds of (rows, n_in) x (n_in, n_out) in the library at hand that is fastest."""
+def product_times(rows, n_in, n_out):
+    """Returns the milliseconds of (rows, n_in) x (n_in, n_out) in every library at hand."""
     from support.device import jt
 
     a, b = np.ones((rows, n_in), np.float32), np.ones((n_in, n_out), np.float32)
@@ -337,13 +387,17 @@ def product_ms(rows, n_in, n_out):
 
         tensor_a, tensor_b = torch.from_numpy(a), torch.from_numpy(b)
         times.append(median_ms(lambda: tensor_a @ tensor_b))
-    return min(times)
+    return times
+
+
+def product_ms(rows, n_in, n_out):
+    """Returns the milliseconds of the product, or of its transpose, where it is fastest."""
+    return min(product_times(rows, n_in, n_out) + product_times(n_out, n_in, rows))
 
 
 def floor():
     os.environ.setdefault("GOMP_SPINCOUNT", "300000")  # as without support/device.py: the libraries at their best
-    generator = [(110, 128), (128, 256), (256, 512), (512, 1024), (1024, 1024)]
-    discriminator = [(1034, 512), (512, 512), (512, 512), (512, 1)]
+    generator, discriminator = read_layers()
 
     def layers(shapes, rows):
         """Milliseconds of the products: forward, the weights' gradients, the inputs' but for the first layer."""
@@ -351,7 +405,7 @@ def floor():
         return total + sum(product_ms(rows, n_out, n_in) for n_in, n_out in shapes[1:])
 
     # The discriminator's gradients of generated digits, from one output an image, are proportional for both losses
-    products = layers(generator, 64) + layers(discriminator, 128) + product_ms(64, 512, 1034)
+    products = layers(generator, 64) + layers(discriminator, 128) + product_ms(64, *discriminator[0][::-1])
     n_parameters = sum(n_in * n_out + n_out for n_in, n_out in generator + discriminator)
     # 7 arrays: parameters, both moments and gradients are read, the first three written. A copy moves two.
     halves = [(np.zeros(size, np.float32), np.ones(size, np.float32)) for size in [int(3.5 * n_parameters / 2)] * 2]
@@ -393,10 +447,10 @@ def main():
             del pythons[kind]
     kinds, rounds = list(pythons), []
     with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, IMAGES: os.path.join(folder, "mnist.npz")}
+        environment = {**os.environ, EXPERIMENT: os.path.join(folder, "experiment.npz")}
         if not opt.changes:
-            save = "import sys; from benchmarks import epoch_time; epoch_time.save_mnist(sys.argv[1])"
-            subprocess.run([sys.executable, "-c", save, environment[IMAGES]], check=True)
+            save = "import sys; from benchmarks import epoch_time; epoch_time.save_experiment(sys.argv[1])"
+            subprocess.run([sys.executable, "-c", save, environment[EXPERIMENT]], check=True)
         for i in range(opt.rounds):
             rounds.append({})
             for kind, python in pythons.items():
@@ -423,9 +477,9 @@ def main():
             ("-", "-") if kind == "floor" else (f"{median(kind, SECONDS):.1f}", f"{ratio('cgan', kind, SECONDS):.2f}")
         )
         print(f"| {kind} | {epoch[0]} | {median(kind, STEP):.1f} | {epoch[1]} | {ratio('cgan', kind, STEP):.2f} |")
-    print(
-        f"\nfloor: products {median('floor', 'products'):.1f} ms, moving Adam's arrays {median('floor', 'adam'):.1f} ms"
-    )
+    parts = {name: f"{median('floor', name):.1f} ms" for name in ("products", "adam")}
+    print(f"\nfloor: products {parts['products']}, moving Adam's arrays {parts['adam']}")
+    print(f"cgan.py's epoch, with loader, progress bar and checkpoint, to its steps: {median('cgan', SHARE):.2f}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Shows what a Fréchet distance can tell from few images: real training digits and generated ones, against test images.
 
-    python -m benchmarks.few_images                                     on the digit classifier's features: 20 seconds
+    python -m benchmarks.few_images                                     on the digit classifier's features: seconds
     python -m benchmarks.few_images --inception_weights original        on Inception's: some minutes
     python -m benchmarks.few_images --inception_weights original --all  with all 10,000 images: 70 minutes on one core
 
@@ -16,7 +16,8 @@ import fid
 from benchmarks.variety import draw_seeded, load_generators
 from support import digit_classifier
 from support.evaluation import N_DIGITS
-from support.flags import BEST_GENERATOR, REFERENCE_GENERATOR, Parser, add_generator, weights_file
+from support.files import BEST_GENERATOR, REFERENCE_GENERATOR
+from support.flags import Parser, add_generator, weights_file
 from support.mnist import load_mnist
 
 DRAWS = 10
@@ -54,7 +55,7 @@ def main():
 
     generators, img_size = load_generators(parser, opt.generator)
     test, training = (load_mnist(train, img_size).arrays()[0] for train in (False, True))
-    sets = {"real": training, **{name: draw_seeded(generator) for name, generator in generators.items()}}
+    sets = {"real": training, **{name: draw_seeded(generator)[0] for name, generator in generators.items()}}
     test = features_of(test[: counts[-1]])
     sets = {name: features_of(images[: counts[-1]]) for name, images in sets.items()}
 

@@ -9,8 +9,7 @@ import os
 import re
 
 from benchmarks import compare
-from support.files import replace_file
-from support.flags import PROJECT
+from support.files import PROJECT, replace_file
 from support.log import read_log
 
 REFERENCE_LOG = os.path.join(PROJECT, "results", "reference", "log.json")

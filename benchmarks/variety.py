@@ -17,7 +17,8 @@ import numpy as np
 from cgan import generate, load_generator
 from support import digit_classifier, drawing
 from support.evaluation import N_DIGITS, draw_digits
-from support.flags import BEST_GENERATOR, Parser, add_generator
+from support.files import BEST_GENERATOR
+from support.flags import Parser, add_generator
 from support.mnist import load_mnist
 
 CHUNK = 100  # rows at a time, which bounds the memory
@@ -84,10 +85,10 @@ def load_generators(parser, paths):
     return generators, sizes.pop()
 
 
-def draw_seeded(generator):
-    """Returns N_DIGITS digits of a generator, (N, 1, S, S), always from the same noise."""
+def draw_seeded(generator, n=N_DIGITS):
+    """Returns n digits of a generator, (n, 1, S, S), and their labels, (n,), always from the same noise."""
     draw = partial(generate, generator)
-    return draw_digits(draw, np.random.default_rng(0), generator.latent_dim, n_classes=10)[0]
+    return draw_digits(draw, np.random.default_rng(0), generator.latent_dim, n_classes=10, n=n)
 
 
 def main():
@@ -96,7 +97,7 @@ def main():
     parser.add_argument("--picture", help="where to draw the first one's digits above their nearest training images")
     opt = parser.parse_args()
     generators, img_size = load_generators(parser, opt.generator)
-    drawn = {name: draw_seeded(generator) for name, generator in generators.items()}
+    drawn = {name: draw_seeded(generator)[0] for name, generator in generators.items()}
     classifier = digit_classifier.load()
     training, test = (load_mnist(train, img_size).arrays()[0] for train in (True, False))
     of_training, of_test, *of_generated = (

@@ -31,10 +31,10 @@ import sysconfig
 import threading
 import zlib
 
+from support.files import PROJECT
 from support.jittor_source import MendingFinder, share_headers
 
 PREREQUISITES = "sudo apt install g++ python3-dev"
-PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 GPU_WORKS = 42  # an exit status that Jittor itself does not end with
 STARTED_ANEW = "CGAN_STARTED_ANEW"  # in the environment of a program that was started a second time
 

@@ -32,10 +32,10 @@ def score_digits(images, labels, classifier, test_features):
     }
 
 
-def draw_digits(draw, rng, latent_dim, n_classes):
-    """Returns N_DIGITS images and their labels. draw: (noise (N, latent_dim), labels (N,)) -> images (N, 1, S, S)."""
-    labels = np.arange(N_DIGITS) % min(n_classes, 10)
-    return draw(rng.standard_normal((N_DIGITS, latent_dim)), labels), labels
+def draw_digits(draw, rng, latent_dim, n_classes, n=N_DIGITS):
+    """Returns n images and their labels. draw: (noise (n, latent_dim), labels (n,)) -> images (n, 1, S, S)."""
+    labels = np.arange(n) % min(n_classes, 10)
+    return draw(rng.standard_normal((n, latent_dim)), labels), labels
 
 
 def judge(discriminator, images, labels, batch_size=500):

@@ -1,8 +1,12 @@
-"""Where a run keeps its files, and how a file is written so that no kill can leave half of it."""
+"""Where the project and a run keep their files, and how a file is written so that no kill can leave half of it."""
 
 import os
 import re
 
+PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+BEST_GENERATOR, REFERENCE_GENERATOR = (
+    os.path.join(PROJECT, "results", name, "generator.npz") for name in ("best", "reference")
+)
 GRID = re.compile(r"(0|[1-9][0-9]*)\.png")  # a sample grid's name: the batches done
 FOLDERS = ("images", "results")  # that a run writes to, under its output_dir
 BESIDE = ".new"  # how the name of a file ends while it is being written
@@ -23,6 +27,10 @@ def log_path(output_dir):
 
 def page_path(output_dir):
     return os.path.join(output_dir, "results", "run.html")
+
+
+def lock_path(output_dir):
+    return os.path.join(output_dir, "results", ".lock")
 
 
 def grid_path(output_dir, batches_done):
@@ -46,10 +54,13 @@ def make_folders(output_dir):
         os.makedirs(os.path.join(output_dir, name), exist_ok=True)
 
 
+def single_files(output_dir):
+    return [checkpoint_path(output_dir), log_path(output_dir), page_path(output_dir)]
+
+
 def run_files(output_dir):
     """Returns the paths of the run in `output_dir`: checkpoint, log and page, there or not, and its sample grids."""
-    grids = find_grids(os.path.join(output_dir, "images")).values()
-    return [checkpoint_path(output_dir), log_path(output_dir), page_path(output_dir), *grids]
+    return [*single_files(output_dir), *find_grids(os.path.join(output_dir, "images")).values()]
 
 
 def holds_run(output_dir):
@@ -67,7 +78,7 @@ def clear_leftovers(output_dir):
     """Deletes what a run that was killed left half written, and nothing else."""
     images = os.path.join(output_dir, "images")
     grids = [os.path.join(images, name) for name in os.listdir(images) if re.fullmatch(GRID.pattern + BESIDE, name)]
-    for path in [checkpoint_path(output_dir) + BESIDE, log_path(output_dir) + BESIDE, *grids]:
+    for path in [*(path + BESIDE for path in [*single_files(output_dir), digits_path(output_dir)]), *grids]:
         if os.path.exists(path):
             os.remove(path)
 

@@ -7,14 +7,10 @@ import tempfile
 
 from support import idx
 from support.checkpoint import read_checkpoint, read_generator
-from support.files import FOLDERS, checkpoint_path, machine_memory
+from support.files import BEST_GENERATOR, FOLDERS, checkpoint_path, machine_memory
 from support.inception_weights import read_weights
 from support.process import PROCESSES, refuse
 
-PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-BEST_GENERATOR, REFERENCE_GENERATOR = (
-    os.path.join(PROJECT, "results", name, "generator.npz") for name in ("best", "reference")
-)
 MOST = 2**31 - 1
 N_DIGITS = 10000  # that an evaluation draws, equally many of each class
 
@@ -145,9 +141,9 @@ def resume(parser, opt, argv):
     saved = dict(log["config"])
     for change in log["changes"]:
         saved.update(change.get("config", {}))
-    folder, name = os.path.split(os.path.abspath(path))
-    if (os.path.basename(folder), name) == ("results", "checkpoint.npz"):
-        parser.set_defaults(output_dir=os.path.relpath(os.path.dirname(folder)))
+    run = os.path.dirname(os.path.dirname(os.path.abspath(path)))
+    if checkpoint_path(run) == os.path.abspath(path):
+        parser.set_defaults(output_dir=os.path.relpath(run))
     parser.source = path  # of whatever is wrong now: argv was right before
     parser.take_defaults(saved)
     opt = parser.parse_args(argv)

@@ -10,7 +10,7 @@ import signal
 import sys
 
 from support.checkpoint import describe_saved
-from support.files import checkpoint_path, clear_leftovers, holds_run, make_folders
+from support.files import checkpoint_path, clear_leftovers, holds_run, lock_path, make_folders
 
 RANK = int(os.environ.get("OMPI_COMM_WORLD_RANK", 0))  # of this process among those that mpirun started
 PROCESSES = int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1))
@@ -87,7 +87,7 @@ def lock_run(output_dir):
     made. A file is locked, not its folder, as network file systems lock only what is open for writing.
     """
     make_folders(output_dir)
-    lock = os.open(os.path.join(output_dir, "results", ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
+    lock = os.open(lock_path(output_dir), os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

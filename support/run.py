@@ -6,7 +6,8 @@
             ...
             run.record(d_loss, g_loss)
 
-It starts or goes on; shows progress; ends where a loss is not finite; and after every epoch writes log and checkpoint.
+It starts or goes on; shows progress; ends where a loss is not finite; after every epoch writes log and checkpoint, and
+after an evaluation the page.
 """
 
 import itertools

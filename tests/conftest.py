@@ -3,11 +3,14 @@
 import contextlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
+import jittor_offline
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,9 +19,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # The user's, before an import of Jittor in this process adds to it; a proxy that refuses: no test needs a network
 ENVIRONMENT = {**os.environ, "https_proxy": "http://127.0.0.1:9"}
 REFERENCE = Path(__file__).resolve().parent / "reference"
+MNIST = Path(jittor_offline.__file__).parent  # the real one's files, which FILES in support/idx.py names
 
 
-def run(*args, cwd=ROOT, timeout=600, **env):
+def run(*args, cwd=ROOT, timeout=600, preexec_fn=None, **env):
     """Runs `python *args`; returns the finished process with its output as text."""
     return subprocess.run(
         [sys.executable, *map(str, args)],
@@ -27,6 +31,7 @@ def run(*args, cwd=ROOT, timeout=600, **env):
         capture_output=True,
         text=True,
         timeout=timeout,
+        preexec_fn=preexec_fn,
     )
 
 
@@ -50,6 +55,14 @@ def started(*args, seconds=300, **settings):
         timer.cancel()
         process.kill()
         process.wait()
+
+
+def wait_for(condition, seconds=120):
+    """Waits until `condition()` holds, and fails where that takes too long."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def refused(tmp_path, *args, names):
@@ -79,6 +92,22 @@ def memory(name):
     """
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(f"{name}:"))
+
+
+def read_measured(path):
+    """Reads Inception's weights in 20 s at most; prints the refusal, and the bytes that memory grew by.
+
+    It is here as this module imports no Jittor, beside whose import a reader's memory might not show.
+    """
+    from support.inception_weights import read_weights
+
+    resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+    before = memory("VmHWM")
+    try:
+        read_weights(path)
+    except ValueError as error:
+        print(error)
+    print(memory("VmHWM") - before)
 
 
 def read_log(folder):

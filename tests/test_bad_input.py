@@ -1,17 +1,16 @@
 """Bad input: one line that names what is wrong, status 2, at once, and nothing written."""
 
 import gzip
-import os
 import pickle
 import shutil
 
-import jittor_offline
 import numpy as np
 import pytest
-from conftest import ROOT, Hostile, refused, run
+from conftest import MNIST, ROOT, Hostile, refused, run
 
-MNIST = os.path.dirname(jittor_offline.__file__)
-MNIST_FILES = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+from support.idx import FILES
+
+MNIST_FILES = [name for names in FILES for name in names]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +70,7 @@ def mnist(tmp_path):
     folder = tmp_path / "mnist"
     folder.mkdir()
     for name in MNIST_FILES:
-        shutil.copy(os.path.join(MNIST, name), folder)
+        shutil.copy(MNIST / name, folder)
     return folder
 
 

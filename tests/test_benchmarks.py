@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 import cgan
-from benchmarks import epoch_time
+from benchmarks import epoch_time, step_profile
 
 pytestmark = pytest.mark.slow
 
@@ -18,3 +18,15 @@ def test_the_plain_loop_with_its_changes(monkeypatch, changes):
         epoch_time, "time_epochs", lambda train, batches, *_: train(itertools.islice(batches(), 3)) or "trained"
     )
     assert epoch_time.plain(changes) == "trained"
+
+
+def test_the_profile_names_the_operators_of_a_step(monkeypatch, capsys):
+    monkeypatch.setattr(step_profile, "WARM_UP", 3)
+    monkeypatch.setattr(step_profile, "STEPS", 5)
+    monkeypatch.setattr(epoch_time, "time_epochs", epoch_time.time_epochs)  # is put back afterwards
+    step_profile.main()
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    counts = {name.strip("| "): count for name, count, *_ in rows}
+    assert counts["Generator: forward"] == counts["Generator: backward"] == "1"
+    assert counts["Discriminator: forward"] == counts["Discriminator: backward_weights"] == "2"
+    assert sum(name.startswith("Adam") for name in counts) == 2

@@ -112,6 +112,30 @@ def test_flags_are_declared(page):
     assert set(re.findall(r"(?<![\w-])--\w[\w-]*", without_code(text))) <= known
 
 
+def flag_facts():
+    """Returns {flag of cgan.py: (its default or None, whether it is fixed in a run)}, read from its text."""
+    lines = re.findall(r"flag\(\"--(\w+)\"(.*)", read("cgan.py"))
+    defaults = {name: re.search(r"default=\"?([^,\"]+)", rest) for name, rest in lines}
+    return {name: (defaults[name] and defaults[name][1], "fixed=True" in rest) for name, rest in lines}
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_defaults_are_the_programs(readme):
+    facts, seen = flag_facts(), set()
+    _, first, others = read(readme).partition("| `--n_epochs` ")
+    for _, names, defaults, *_ in (row.split("|") for row in rows(first + others) if row.startswith("| `--")):
+        names, defaults = re.findall(r"`--(\w+)`", names), re.split("[,、]", defaults)
+        seen.update(names)
+        for name, default in zip(names, defaults):
+            assert default.strip(" `") in (facts[name][0] or "", "--lr" * (name == "lr_d")), name
+    assert len(seen) >= 15
+
+
+def test_the_flags_that_a_run_fixes_are_the_programs():
+    (row,) = [row for row in rows(read("docs/resuming.md")) if "fixed: another value" in row]
+    assert set(re.findall(r"`--(\w+)`", row)) == {name for name, (_, fixed) in flag_facts().items() if fixed}
+
+
 @pytest.mark.parametrize("readme", READMES)
 def test_the_floor_of_real_digits_is_the_one_of_the_documentation(readme):
     floor = re.search(r"\| real training digits \| ([\d.]+) \| ([\d.]+) \|", read("docs/metrics.md")).groups()

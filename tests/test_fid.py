@@ -3,7 +3,6 @@
 import argparse
 import http.server
 import importlib.util
-import json
 import os
 import pickle
 import shutil
@@ -13,12 +12,12 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import REFERENCE, run
+from conftest import REFERENCE, read_log, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fid
-from benchmarks.frechet_distance_time import sqrtm_distance
+from benchmarks.frechet_distance_time import draw_features, sqrtm_distance
 from support import digit_classifier
 from support.device import jt
 from support.inception_weights import ORIGINAL, PACKAGE
@@ -36,17 +35,10 @@ def test_frechet_distance_equals_sqrtm(n, m, d):
     assert fid.frechet_distance(a, b) == pytest.approx(sqrtm_distance(a, b), rel=1e-6)
 
 
-def draw_features(rng, n, d, factors=64):
-    """Features as Inception's are: not negative, many of them moving together."""
-    mix = np.random.default_rng(d).normal(size=(factors, d))
-    return np.maximum(rng.normal(rng.uniform(0, 0.1), 1, (n, factors)) @ mix + rng.normal(size=(n, d)), 0)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("n, m, d", [(100, 100, 2048), (3000, 3000, 512), (50, 5000, 256)])
 def test_frechet_distance_equals_sqrtm_at_the_sizes_of_use(n, m, d):
-    rng = np.random.default_rng(0)
-    a, b = draw_features(rng, n, d), draw_features(rng, m, d)
+    a, b = draw_features(n, d, seed=1), 1.1 * draw_features(m, d, seed=2)  # of other means and covariances
     assert fid.frechet_distance(a, b) == pytest.approx(sqrtm_distance(a, b), rel=1e-6)
 
 
@@ -54,8 +46,7 @@ def test_frechet_distance_equals_sqrtm_at_the_sizes_of_use(n, m, d):
 @pytest.mark.parametrize("images", [1, 7])
 def test_frechet_distance_of_copies_equals_sqrtm(images):
     """Rank-deficient sets: copies of one image, of a few images."""
-    rng = np.random.default_rng(0)
-    b = draw_features(rng, 600, 256)
+    b = draw_features(600, 256, seed=0)
     a = b[np.arange(500) % images]
     assert fid.frechet_distance(a, b) == pytest.approx(sqrtm_distance(a, b), rel=1e-6)
 
@@ -360,7 +351,7 @@ def test_certificates_are_verified(hub, hub_file, monkeypatch, tmp_path):
     answer, folder, server = hub
     certificate, key = tmp_path / "certificate", tmp_path / "key"
     command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=hub -addext subjectAltName=IP:127.0.0.1"
-    subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True, timeout=60)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     server.socket = context.wrap_socket(server.socket, server_side=True)
@@ -383,6 +374,6 @@ def test_without_a_network_training_says_so_once_and_goes_on(tmp_path):
     )
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("FID is left out") == 1 and "--inception_weights" in process.stdout
-    (evaluation,) = json.loads((tmp_path / "results" / "log.json").read_text())["evaluations"]
+    (evaluation,) = read_log(tmp_path)["evaluations"]
     assert (evaluation["fid"], evaluation["kid"], evaluation["fid_samples"]) == (None, None, 100)
     assert evaluation["digit_fid"] > 0 and 0 <= evaluation["label_accuracy"] <= 1

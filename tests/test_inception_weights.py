@@ -6,12 +6,11 @@ import os
 import pickle
 import struct
 import subprocess
-import sys
 import zipfile
 
 import numpy as np
 import pytest
-from conftest import ROOT, Hostile, refused
+from conftest import ROOT, Hostile, command_of, read_measured, refused, run
 from torch_files import Tensor, torch_legacy, torch_script, torch_zip, zip_of
 
 from support import inception_weights as inception_weights_module
@@ -150,26 +149,9 @@ def test_hostile_and_damaged_files(tmp_path, inception_weights):
         refused(tmp_path, *command, names=[f"{name} is not", what])
 
 
-LIMITED = """
-import resource, sys
-sys.path.append("tests")
-from conftest import memory
-from support.inception_weights import read_weights
-resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
-before = memory("VmHWM")
-try:
-    read_weights(sys.argv[1])
-except ValueError as error:
-    print(error)
-print(memory("VmHWM") - before)
-"""
-
-
 def read_limited(path):
     """Reads a hostile file in a process of its own; returns (the refusal, bytes of memory that it took)."""
-    process = subprocess.run(
-        [sys.executable, "-c", LIMITED, path], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
+    process = run(*command_of(read_measured, path)[1:], timeout=60)
     assert process.returncode == 0, (process.returncode, process.stderr[-500:])
     error, grown = process.stdout.splitlines()
     assert error.startswith(f"{path} is not a file of Inception-v3 weights")

@@ -5,11 +5,10 @@ import os
 import re
 import shutil
 import subprocess
-import time
 
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, ROOT, command_of, read_log, run
+from conftest import ENVIRONMENT, ROOT, command_of, read_log, run, wait_for
 
 import cgan
 from support.checkpoint import describe_saved
@@ -62,8 +61,7 @@ def train_and_die(*flags):
 
     def seed_or_die(opt, epoch, dataloader):
         if epoch == 3 and jt.rank == 1:
-            while "up to epoch 2" not in describe_saved(opt.output_dir):
-                time.sleep(0.05)
+            wait_for(lambda: "up to epoch 2" in describe_saved(opt.output_dir))
             os.kill(os.getpid(), 9)
         seed_epoch(opt, epoch, dataloader)
 

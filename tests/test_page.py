@@ -8,7 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import ROOT, read_npz, run
+from conftest import ROOT, read_log, read_npz, run
 from PIL import Image
 
 from support import page
@@ -114,7 +114,7 @@ def state(browser):
 
 def test_the_slider_moves_grid_cursors_and_figures_together(browser, run_page, finished_run):
     visit(browser, run_page)
-    evaluations = json.loads((finished_run[0] / "results" / "log.json").read_text())["evaluations"]
+    evaluations = read_log(finished_run[0])["evaluations"]
     states = [state(browser)]
     find(browser, "#time").send_keys("\ue012")  # arrow left, on the slider
     states.append(state(browser))
@@ -272,7 +272,7 @@ def test_several_runs_beside_each_other(browser, finished_run, tmp_path):
     """And markup in a path or a log is text."""
     other = tmp_path / MARKUP / "script>"
     shutil.copytree(finished_run[0], other)
-    log = json.loads((other / "results" / "log.json").read_text())
+    log = read_log(other)
     log["config"]["seed"] = "</script><script>alert(2)</script>"
     log["environment"]["device"] = "<img src=x onerror=alert(3)>"
     (other / "results" / "log.json").write_text(json.dumps(log))
@@ -289,7 +289,7 @@ def test_several_runs_beside_each_other(browser, finished_run, tmp_path):
 
 
 def test_a_run_that_is_going_on_without_pictures_or_scores(browser, finished_run, tmp_path):
-    log = json.loads((finished_run[0] / "results" / "log.json").read_text())
+    log = read_log(finished_run[0])
     log.update(epochs=log["epochs"][:1], evaluations=[])
     (tmp_path / "log.json").write_text(json.dumps(log))
     path, process = write_page(tmp_path, tmp_path / "log.json")
@@ -302,7 +302,7 @@ def test_a_run_that_is_going_on_without_pictures_or_scores(browser, finished_run
 
 
 def test_without_inceptions_weights(browser, finished_run, tmp_path):
-    log = json.loads((finished_run[0] / "results" / "log.json").read_text())
+    log = read_log(finished_run[0])
     for row in log["evaluations"]:
         row.update(fid=None, kid=None)
     (tmp_path / "log.json").write_text(json.dumps(log))
@@ -332,7 +332,7 @@ def spoil_sizes(folder):
 
 
 def spoil_log_of_another_run(folder):
-    log = json.loads((folder / "results" / "log.json").read_text())
+    log = read_log(folder)
     log["config"]["latent_dim"] = 50
     (folder / "results" / "log.json").write_text(json.dumps(log))
     return "checkpoint.npz"
@@ -364,7 +364,7 @@ def test_what_does_not_fit_is_left_out(finished_run, tmp_path, monkeypatch):
     for limit in (8 * 10**6, 6 * 10**6, 3 * 10**6):
         monkeypatch.setattr(page, "LARGEST_PAGE", limit)
         target = tmp_path / "run.html"
-        assert page.write_page(str(target), {"run": (log, json.loads(open(log).read()))}) == []
+        assert page.write_page(str(target), {"run": (log, read_log(tmp_path / "run"))}) == []
         assert limit / 2 < target.stat().st_size <= limit
         data = data_of(target)
         batches = [batches for batches, _ in data["runs"][0]["grids"]]
@@ -384,7 +384,7 @@ def test_pictures_lie_beside_results(tmp_path):
 
 
 def test_changes_and_the_command(finished_run):
-    log = json.loads((finished_run[0] / "results" / "log.json").read_text())
+    log = read_log(finished_run[0])
     log["changes"] = [{"epoch": 2, "config": {"lr": 0.0001}, "environment": {"threads": 1}}, {"epoch": 3}]
     check_log(log)
     assert page.describe("run", log)["changes"] == ["2: lr 0.0001, threads 1", "3: "]

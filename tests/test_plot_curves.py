@@ -4,12 +4,12 @@ import json
 import os
 
 import pytest
-from conftest import ROOT, refused, run
+from conftest import ROOT, read_log, refused, run
 from PIL import Image
 
 import plot_curves
 from plot_curves import join_seeds, short_names
-from support.log import read_log
+from support.log import read_log as read_checked
 
 
 def drawn(folder):
@@ -32,7 +32,7 @@ def test_curves_of_a_real_run(finished_run, tmp_path):
 
 
 def test_several_logs_overlay_and_a_log_without_fid_still_draws(finished_run, tmp_path):
-    log = json.loads((finished_run[0] / "results" / "log.json").read_text())
+    log = read_log(finished_run[0])
     log["evaluations"] = [{"epoch": 1, "fid": None, "fid_samples": 10}]
     (tmp_path / "log.json").write_text(json.dumps(log))
     process = run("plot_curves.py", tmp_path / "log.json")
@@ -96,7 +96,7 @@ def figures(monkeypatch):
 
 def test_the_legend_shows_names_as_they_are(finished_run, figures, tmp_path):
     names = ["_a", "$b$", "c$", "plain"]
-    log = read_log(str(finished_run[0] / "results" / "log.json"))
+    log = read_log(finished_run[0])
     plot_curves.plot_curves(dict.fromkeys(names, log), str(tmp_path))
     for axes in [axes for figure in figures for axes in figure.axes]:
         texts = [text.get_text().replace(r"\$", "$") for text in axes.get_legend().get_texts()]
@@ -104,7 +104,7 @@ def test_the_legend_shows_names_as_they_are(finished_run, figures, tmp_path):
 
 
 def test_the_last_batchs_losses_lie_thinly_behind_the_means(finished_run, figures, tmp_path):
-    log = read_log(str(finished_run[0] / "results" / "log.json"))
+    log = read_log(finished_run[0])
     plot_curves.plot_curves({"run": log}, str(tmp_path))
     lines = figures[0].axes[0].lines
     assert len(lines) == 4
@@ -153,7 +153,7 @@ def test_a_log_that_cannot_be_drawn(tmp_path, text, what):
     (tmp_path / "log.json").write_text(text)
     refused(tmp_path, ROOT / "plot_curves.py", tmp_path / "log.json", names=["log.json", what])
     with pytest.raises(ValueError, match=str(tmp_path / "log.json")):
-        read_log(str(tmp_path / "log.json"))
+        read_checked(str(tmp_path / "log.json"))
 
 
 def test_seeds_that_have_no_epoch_in_common_are_drawn(tmp_path):
@@ -170,7 +170,7 @@ def test_the_axis_of_a_curve_that_spans_more_than_five_times_is_logarithmic(figu
     log = json.loads(log_with(digit_fid=first))
     log["evaluations"].append({"epoch": 2, "fid": None, "digit_fid": 10})
     (tmp_path / "log.json").write_text(json.dumps(log))
-    plot_curves.plot_curves({"run": read_log(str(tmp_path / "log.json"))}, str(tmp_path))
+    plot_curves.plot_curves({"run": read_checked(str(tmp_path / "log.json"))}, str(tmp_path))
     assert figures[-1].axes[0].get_yscale() == scale
 
 
@@ -178,7 +178,7 @@ def test_curves_that_lie_far_apart_share_a_logarithmic_axis(figures, tmp_path):
     logs = {}
     for digit_fid in (9, 50):
         (tmp_path / "log.json").write_text(log_with(digit_fid=digit_fid))
-        logs[str(digit_fid)] = read_log(str(tmp_path / "log.json"))
+        logs[str(digit_fid)] = read_checked(str(tmp_path / "log.json"))
     plot_curves.plot_curves(logs, str(tmp_path))
     assert figures[-1].axes[0].get_yscale() == "log"
 
@@ -187,20 +187,20 @@ def test_the_generators_own_digit_fid_is_drawn_beside_its_averages(monkeypatch, 
     panels = {}
     monkeypatch.setattr(plot_curves, "draw", lambda path, drawn, xlabel: panels.update(drawn))
     (tmp_path / "log.json").write_text(log_with(digit_fid=5.0, generator={"digit_fid": 7.0}))
-    plot_curves.plot_curves({"run": read_log(str(tmp_path / "log.json"))}, str(tmp_path))
+    plot_curves.plot_curves({"run": read_checked(str(tmp_path / "log.json"))}, str(tmp_path))
     (curve,), (own,) = (panels[f"digit FID{without} (lower is better)"] for without in ("", " without the average"))
     assert (curve[0][0][curve[1]], own[0][0][own[1]]) == (5.0, 7.0)
 
 
 def test_a_run_that_was_never_scored_is_not_said_to_lack_weights(finished_run, tmp_path):
-    log = json.loads((finished_run[0] / "results" / "log.json").read_text())
+    log = read_log(finished_run[0])
     (tmp_path / "log.json").write_text(json.dumps({**log, "evaluations": []}))
     process = run("plot_curves.py", tmp_path / "log.json")
     assert process.returncode == 0 and "not there" not in process.stdout and "no epoch is evaluated" in process.stdout
 
 
 def test_a_single_epoch_with_a_single_fid_draws(finished_run, tmp_path):
-    log = json.loads((finished_run[0] / "results" / "log.json").read_text())
+    log = read_log(finished_run[0])
     log = {name: rows[:1] if isinstance(rows, list) else rows for name, rows in log.items()}
     (tmp_path / "log.json").write_text(json.dumps(log))
     process = run("plot_curves.py", tmp_path / "log.json")
@@ -209,7 +209,7 @@ def test_a_single_epoch_with_a_single_fid_draws(finished_run, tmp_path):
 
 
 def test_runs_that_differ_in_their_seed_are_one_curve(finished_run, figures, tmp_path):
-    log = read_log(str(finished_run[0] / "results" / "log.json"))
+    log = read_log(finished_run[0])
     other, lone, again = (json.loads(json.dumps(log)) for _ in range(3))
     other["config"]["seed"], lone["config"]["lr"] = 1, 0.1
     again["changes"] = [{"epoch": 2, "config": {"lr": 0.1}}]

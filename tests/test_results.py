@@ -61,6 +61,10 @@ def test_what_is_said_beside_the_report():
         f"| {last['digit_fid']:.1f} at epoch 100;",
     ):
         assert stated in text
+    for row in rows["evaluations"]:
+        if row["epoch"] in (10, 30, 100):
+            right = (row["d_accuracy_real"] + row["d_accuracy_generated"]) / 2
+            assert re.search(rf"{100 * right:.0f}%[\w\s]* at\s+epoch\s+{row['epoch']}\b", text)
 
 
 def test_the_reference_run_is_complete():

@@ -10,19 +10,19 @@ import shutil
 import signal
 import struct
 import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, ROOT, Hostile, read_log, read_npz, refused, run, started
+from conftest import MNIST, ROOT, Hostile, read_log, read_npz, refused, run, started, wait_for
 from PIL import Image
 
 import cgan
 from support import checkpoint
 from support.files import machine_memory
+from support.idx import FILES
 
 pytestmark = pytest.mark.slow
 SCRIPT = ROOT / "cgan.py"
@@ -31,19 +31,11 @@ THREADS = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
 KILLS = int(os.environ.get("KILLS", "6"))  # 20 take two minutes
 
 
-def wait_for(condition, seconds=120):
-    """Waits until `condition()` holds, and fails where that takes too long."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def outcome(folder):
     """Returns what a run in the folder has come to, timings aside, and so that == compares it."""
     with np.load(folder / "results" / "checkpoint.npz", allow_pickle=False) as file:
         arrays = {name: value.tobytes() for name, value in file.items() if name != "log"}
-        logs = [json.loads(str(file["log"])), json.loads((folder / "results" / "log.json").read_text())]
+        logs = [json.loads(str(file["log"])), read_log(folder)]
     for log in logs:
         for row in log["epochs"]:
             assert row.pop("seconds") >= 0
@@ -78,6 +70,7 @@ def test_killed_runs_end_in_the_same_bits(tmp_path, straight):
     kills = 0
     while kills < KILLS or not path.exists():
         kills += 1
+        assert kills <= KILLS + 20, "every run was killed before its first checkpoint"
         with started(
             SCRIPT, *(["--resume"] if path.exists() else ["--n_epochs", "4", *flags]), cwd=tmp_path
         ) as process:
@@ -353,17 +346,14 @@ def test_a_flag_on_the_command_line_stands_above_one_that_no_longer_holds(tmp_pa
 
 
 def test_other_data_is_refused(tmp_path, straight):
-    import jittor_offline
-
     shutil.copytree(straight[2] / "results", tmp_path / "results")
     (tmp_path / "other").mkdir()
-    source = os.path.dirname(jittor_offline.__file__)
-    for kind in ("images-idx3", "labels-idx1"):  # the test images in the training images' place
-        for part in ("train", "t10k"):
-            shutil.copy(f"{source}/t10k-{kind}-ubyte.gz", tmp_path / "other" / f"{part}-{kind}-ubyte.gz")
+    for names in FILES:
+        for name, test_name in zip(names, FILES[1]):  # the test images in the training images' place
+            shutil.copy(MNIST / test_name, tmp_path / "other" / name)
     refused(tmp_path, SCRIPT, "--resume", "--data_root", "other", names=["--data_root", "trained on other images"])
-    for kind in ("images-idx3", "labels-idx1"):  # the real ones, in a place of their own, are the same data
-        shutil.copy(f"{source}/train-{kind}-ubyte.gz", tmp_path / "other")
+    for name in FILES[0]:  # the real ones, in a place of their own, are the same data
+        shutil.copy(MNIST / name, tmp_path / "other")
     process = run(SCRIPT, "--resume", "--data_root", "other", cwd=tmp_path)
     assert process.returncode == 0, process.stderr
 
@@ -379,7 +369,7 @@ def test_a_folder_that_holds_a_run(tmp_path, straight):
     process = run(SCRIPT, *"--overwrite --n_epochs 1 --max_batches 2 --seed 5".split(), cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     assert [path.name for path in (tmp_path / "images").iterdir()] == ["0.png"]
-    assert json.loads((tmp_path / "results" / "log.json").read_text())["config"]["seed"] == 5
+    assert read_log(tmp_path)["config"]["seed"] == 5
     assert (tmp_path / "results" / "notes.txt").read_text() == "mine"
 
 
@@ -409,14 +399,11 @@ def test_a_disk_that_is_full(tmp_path, straight):
     """A limit of 16 MB on the size of a file stands in: a checkpoint takes 34."""
     for name in ("images", "results"):
         shutil.copytree(straight[2] / name, tmp_path / name)
-    process = subprocess.run(
-        [sys.executable, SCRIPT, "--resume", "--n_epochs", "6"],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**24, 2**24)),
-    )
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**24, 2**24))
+
+    process = run(SCRIPT, "--resume", "--n_epochs", "6", cwd=tmp_path, preexec_fn=limit)
     assert process.returncode == 1 and process.stderr.count("\n") == 1
     assert "File too large" in process.stderr and "Saved up to epoch 4" in process.stderr
     arrays, logs, _ = outcome(tmp_path)

@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import pty
@@ -10,6 +11,7 @@ import struct
 import subprocess
 import sys
 import termios
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ SHOWN = ["fid", "kid", "digit_fid", "label_accuracy"]  # at every evaluation
 @pytest.fixture
 def watched(monkeypatch, tmp_path):
     """Trains 3 batches of the real loop, watched: what every step was given, moved and computed."""
-    networks, steps, calls, recorded = {}, [], [], []
+    networks, steps, calls, recorded, batches = {}, [], [], [], []
 
     def parameters():
         return {(name, i): p.numpy().copy() for name, net in networks.items() for i, p in enumerate(net.parameters())}
@@ -37,9 +39,14 @@ def watched(monkeypatch, tmp_path):
             before, value = parameters(), loss.item()
             super().step(loss, retain_graph)
             moved = {name for (name, i), p in parameters().items() if (p != before[name, i]).any()}
-            steps.append((moved, value))
+            steps.append((moved, value, (self.lr, self.betas)))
 
     class WatchedRun(cgan.Run):
+        def batches(self, dataloader):
+            for images, labels in super().batches(dataloader):
+                batches.append((images.numpy(), labels.numpy()))
+                yield images, labels
+
         def record(self, d_loss, g_loss):
             super().record(d_loss, g_loss)
             recorded.append(self.losses[-1])
@@ -61,30 +68,38 @@ def watched(monkeypatch, tmp_path):
         monkeypatch.setattr(cgan, kind, watch(kind))
     monkeypatch.setattr(cgan, "Adam", WatchedAdam)
     monkeypatch.setattr(cgan, "Run", WatchedRun)
-    flags = ["--n_epochs", "1", "--max_batches", "3", "--sample_interval", "1000", "--output_dir", str(tmp_path)]
+    flags = "--n_epochs 1 --max_batches 3 --sample_interval 1000 --lr 0.001 --lr_d 0.002 --b1 0.3 --b2 0.9".split()
     monkeypatch.setattr(cgan, "save_samples", lambda *_: None)
     monkeypatch.setattr(cgan, "Evaluation", lambda *_: lambda *_: dict.fromkeys(SHOWN, 0.0))
-    cgan.train(cgan.parse_flags(flags))
-    return steps, calls, recorded
+    cgan.train(cgan.parse_flags([*flags, "--output_dir", str(tmp_path)]))
+    return steps, calls, recorded, batches, read_log(tmp_path)
 
 
 def test_a_batch_is_the_reports_step(watched):
     """Report, section "one step": who is called on what, in which order, which loss moves which network."""
-    steps, calls, recorded = watched
-    assert [moved for moved, _ in steps] == [{"Generator"}, {"Discriminator"}] * 3
+    steps, calls, recorded, batches, log = watched
+    assert [moved for moved, _, _ in steps] == [{"Generator"}, {"Discriminator"}] * 3
+    assert [settings for _, _, settings in steps] == [(0.001, (0.3, 0.9)), (0.002, (0.3, 0.9))] * 3
     assert [kind for kind, _, _ in calls] == ["Generator", *["Discriminator"] * 2] * 3
     for batch in range(3):
         (_, (noise, asked), drawn), generated, real = calls[3 * batch : 3 * batch + 3]
         assert noise.shape == (64, 100) and asked.min() >= 0 and asked.max() <= 9
         np.testing.assert_array_equal(generated[1][0], drawn)
         np.testing.assert_array_equal(generated[1][1], asked)
-        assert (real[1][0] != drawn).any() and (real[1][1] != asked).any()
+        for found, given in zip(real[1], batches[batch]):
+            np.testing.assert_array_equal(found, given)
         g_loss = np.mean((generated[2] - 1) ** 2)
         real_loss, fake_loss = np.mean((real[2] - 1) ** 2), np.mean(generated[2] ** 2)
         d_loss = (real_loss + fake_loss) / 2
         assert abs(real_loss - fake_loss) > 1e-3
-        assert [value for _, value in steps[2 * batch : 2 * batch + 2]] == pytest.approx([g_loss, d_loss], rel=1e-5)
+        assert [value for _, value, _ in steps[2 * batch : 2 * batch + 2]] == pytest.approx([g_loss, d_loss], rel=1e-5)
         assert recorded[batch] == pytest.approx((d_loss, g_loss), rel=1e-5)
+    noise, asked = (np.concatenate([calls[3 * batch][1][i] for batch in range(3)]) for i in (0, 1))
+    assert abs(noise.mean()) < 0.04 and abs(noise.std() - 1) < 0.03  # of 19,200 numbers: 5 standard errors
+    assert set(asked) == set(range(10))
+    (row,) = log["epochs"]
+    assert [row["d_loss"], row["g_loss"]] == pytest.approx(np.mean(recorded, axis=0).tolist())
+    assert (row["d_loss_last"], row["g_loss_last"]) == pytest.approx(recorded[-1])
 
 
 def test_run_says_what_the_report_says(finished_run):
@@ -192,6 +207,62 @@ def test_the_discriminator_is_right_where_it_is_on_the_right_side_of_a_half():
 
     images = np.float32([0.4, 0.6, 0.9, 0.2]).reshape(-1, 1, 1, 1) * np.ones((4, 1, 8, 8), np.float32)
     assert evaluation.judge(Judge(), images, np.zeros(4)).tolist() == [False, True, True, False]
+
+
+def test_the_discriminators_accuracy_is_logged_for_both_sets_of_images(monkeypatch, tmp_path):
+    """This one takes real images for real below label 7, and black ones for real where the label is 3."""
+
+    class Judge(jt.nn.Module):
+        def execute(self, images, labels):
+            real = images.mean(dims=(1, 2, 3)) > -1
+            return jt.ternary(real, labels < 7, labels == 3).float32().reshape(-1, 1)
+
+    monkeypatch.setattr(evaluation.fid, "find_hub_weights", lambda: None)
+    opt = cgan.parse_flags(["--output_dir", str(tmp_path)])
+    test_set = cgan.load_data(opt, train=False)
+    black = evaluation.Evaluation(
+        test_set, opt, lambda _, noise, labels: -np.ones((len(labels), 1, 32, 32), np.float32)
+    )
+    scores = black({"generator": None, "discriminator": Judge()}, epoch=1)
+    assert scores["d_accuracy_real"] == (test_set.arrays()[1] < 7).mean()
+    assert scores["d_accuracy_generated"] == 0.9
+
+
+def test_everything_random_follows_from_seed_epoch_process_and_figure(monkeypatch):
+    class Loader:
+        pass
+
+    def epoch(seed, number, rank):
+        monkeypatch.setattr(jt, "rank", rank)
+        cgan.seed_epoch(SimpleNamespace(seed=seed), number, Loader)
+        return float(jt.rand(1).item()), Loader._shuffle_rng.random()
+
+    cases = list(itertools.product((0, 1), (1, 2), (0, 1)))
+    noise, order = zip(*(epoch(*case) for case in cases))
+    assert len(set(noise)) == 8 and len(set(order)) == 4  # all processes share one order of the images
+    assert (noise, order) == tuple(zip(*(epoch(*case) for case in cases)))
+    figures = [evaluation.stream(*case).random() for case in itertools.product((0, 1), (1, 2), evaluation.STREAMS)]
+    assert len(set(figures)) == 4 * len(evaluation.STREAMS)
+
+
+def test_the_average_moves_by_its_decay():
+    average, network = cgan.Generator(3, 2, 4), cgan.Generator(3, 2, 4)
+    for running in (var for name, var in network.state_dict().items() if "running" in name):
+        running.assign(jt.rand(running.shape))
+    before, values = ({k: v.numpy() for k, v in net.state_dict().items()} for net in (average, network))
+    cgan.move_average(average, network, 0.9)
+    for name, var in average.state_dict().items():
+        np.testing.assert_allclose(var.numpy(), 0.9 * before[name] + 0.1 * values[name], rtol=1e-5, atol=1e-7)
+        np.testing.assert_array_equal(network.state_dict()[name].numpy(), values[name])
+
+
+@pytest.mark.slow
+def test_the_average_follows_the_generators_step(short_checkpoint):
+    """Without decay it is the generator as its last step left it."""
+    arrays = short_checkpoint("--ema", "0")
+    own = {name: value for name, value in arrays.items() if name.startswith("generator/")}
+    for name, value in own.items():
+        np.testing.assert_array_equal(arrays[name.replace("generator", "average")], value, err_msg=name)
 
 
 def test_checkpoint_holds_both_networks_and_both_optimizers(finished_run):
