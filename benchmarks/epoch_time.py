@@ -18,8 +18,8 @@ A row is left out where its package is missing. Every round runs, one after the 
     jax                 every step compiled as a whole
     jax scan            an epoch in one compiled call; its losses are read when it has ended
     floor               what a step cannot do without: its matrix products alone, each in the fastest library at hand
-                        (oneDNN in Jittor, numpy, PyTorch where it is beside Jittor), and moving once what Adam reads
-                        and writes (7 arrays of all parameters)
+                        (oneDNN in Jittor, numpy, PyTorch where it is beside Jittor) and orientation, and moving once
+                        what Adam reads and writes (7 arrays of all parameters)
 
 PyTorch and JAX have their images in memory, transformed, as cgan.py does. Judging the generated digits once, as cgan.py
 does, made both slower here than one pass over real and generated images. An epoch is timed after one that is not
@@ -31,6 +31,7 @@ figures of one round are compared: ratios are medians over the rounds.
 
 import argparse
 import contextlib
+import fcntl
 import functools
 import importlib.util
 import itertools
@@ -38,9 +39,11 @@ import json
 import os
 import pty
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -132,7 +135,8 @@ def plain(changes=0):
 @contextlib.contextmanager
 def terminal():
     """Makes standard error a terminal, where the progress bar is shown, and reads what comes."""
-    saved, (far, near) = os.dup(2), pty.openpty()
+    saved, (far, near) = os.dup(2), pty.openpty()  # near stays open, or the reader would end in an error
+    fcntl.ioctl(near, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))  # a new one has no width
     os.dup2(near, 2)
     reader = threading.Thread(target=lambda: list(iter(lambda: os.read(far, 65536), b"")), daemon=True)
     reader.start()

@@ -1,4 +1,4 @@
-"""Shows what a Fréchet distance can tell from few images: real training digits and generated ones, against test images.
+"""Shows what a Fréchet distance can tell from few images: real training digits and generated ones, against test ones.
 
     python -m benchmarks.few_images                                     on the digit classifier's features: seconds
     python -m benchmarks.few_images --inception_weights original        on Inception's: some minutes

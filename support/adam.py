@@ -36,8 +36,8 @@ class Adam(nn.Adam):
 
     Jittor's own update runs on one core and in several passes over memory. Its option to compile element-wise kernels
     for all cores is no way out: reductions compiled with it have a data race. Here every element is one core's alone,
-    so that the same seed gives the same bits. With weight decay, or settings of a group's own, it is Jittor's update.
-    In place: after a step, a kept graph (retain_graph) holds the new parameters, so do not ask it for their gradients.
+    so that the same seed gives the same bits. In place: a gradient from a graph that is kept over a step (retain_graph)
+    would use the new parameters. With weight decay, several groups or settings of a group's own, it is Jittor's update.
     """
 
     def step(self, loss=None, retain_graph=False):

@@ -179,7 +179,7 @@ def import_jittor():
         return sys.modules["jittor"]
     check_compiler()
     check_home()
-    os.environ.setdefault("cache_name", "cgan")
+    os.environ.setdefault("cache_name", "cgan1")  # another number where jittor_source compiles in another way
     os.environ["use_mpi"] = "1" if "OMPI_COMM_WORLD_SIZE" in os.environ else "0"
     os.environ.setdefault("log_silent", "1")
     os.environ.setdefault("use_parallel_op_compiler", "0")

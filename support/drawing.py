@@ -15,10 +15,10 @@ def save_picture(path, values):
 
 
 def stretch(images):
-    """Returns images stretched to [-1, 1], but for the darkest and the lightest half percent, which are cut off.
+    """Returns images stretched to [-1, 1]; the half percent of the values at either end is clipped.
 
     It shows the noise that an untrained generator draws, whose values lie close together. The script family does so
-    too, with all values; but then a few of them would decide.
+    too, with all values; but then a few outliers would set the range.
     """
     low, high = np.percentile(images, [0.5, 99.5])
     return ((images - low) / max(high - low, 1e-6) * 2 - 1).clip(-1, 1)

@@ -78,7 +78,7 @@ def clear_leftovers(output_dir):
     """Deletes what a run that was killed left half written, and nothing else."""
     images = os.path.join(output_dir, "images")
     grids = [os.path.join(images, name) for name in os.listdir(images) if re.fullmatch(GRID.pattern + BESIDE, name)]
-    for path in [*(path + BESIDE for path in [*single_files(output_dir), digits_path(output_dir)]), *grids]:
+    for path in [path + BESIDE for path in single_files(output_dir)] + grids:
         if os.path.exists(path):
             os.remove(path)
 

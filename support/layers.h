@@ -65,7 +65,7 @@ static void tile(long rows, long depth, const float* a, long row, long step, con
     for (long i = 0; i < R; i++)
         for (long j = 0; j < 2; j++) sums[i][j] = add ? *(const Vec*)(c + i * c_row + j * LANES) : Vec{};
     for (long k = 0; k < depth; k++, a += step, b += NR) {
-        __builtin_prefetch(a + (MR + k % MR) * row);  // one of the weights of the next tile
+        __builtin_prefetch(a + (MR + k % MR) * row);  // what the next tile reads of a weight matrix
         Vec b0 = *(const Vec*)b, b1 = *(const Vec*)(b + LANES);
         #pragma GCC unroll 12
         for (long i = 0; i < R; i++) {
@@ -93,8 +93,8 @@ static void product_back(const float* weight, long n_out, long n_in, const float
     for (long k = 0; k < n_out; k += BACK_DEPTH)
         for (long i = from; i < to; i += MR)
             for (long first = 0; first < n; first += NR)
-                tile(to - i, std::min(BACK_DEPTH, n_out - k), weight + k * n_in + i, 1, n_in, d + first * n_out + k * NR,
-                     x + first * features + i * NR, NR, k > 0);
+                tile(to - i, std::min(BACK_DEPTH, n_out - k), weight + k * n_in + i, 1, n_in,
+                     d + first * n_out + k * NR, x + first * features + i * NR, NR, k > 0);
 }
 
 // d_weight (n_out, n_in) = delta x'

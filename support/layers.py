@@ -3,7 +3,7 @@
 Sequential runs the linear layers in it, each with the normalisation and the activation behind it, as one operator
 (layers.h); Tanh's gradient is wrong in Jittor. Each computes what jittor.nn's class of that name computes, with the
 same parameters; on a GPU, Sequential is that class. Gradients of gradients, as a gradient penalty takes them, are 0
-here, as through every jittor.Function: import Sequential from benchmarks.plain for that.
+here, as through every jittor.Function; jittor.nn.Sequential has them.
 """
 
 import os
@@ -45,7 +45,7 @@ class Stack:
     """Linear layers with what follows each as operators: inputs (N, any), side by side -> (N, n_out).
 
     groups: [(Linear, BatchNorm in training mode or None, LeakyReLU, Tanh or None)]; widths: the inputs'.
-    Raises ValueError where an input or a parameter has another shape.
+    Where an input or a parameter is of another shape or type, the layers themselves compute.
     """
 
     def __init__(self, groups, widths):
@@ -61,7 +61,10 @@ class Stack:
                 names += [f"scale{i}", f"shift{i}"]
             self.numbers.append(numbers)
         self.norms = [norm for _, norm, _ in groups if norm]
-        self.shapes = [var.shape for var in self.parameters()]
+        self.shapes = []
+        for numbers in self.numbers:
+            n_out = numbers["n_out"]
+            self.shapes += [(n_out, numbers["n_in"]), (n_out,)] + [(n_out,)] * 2 * ("norm" in numbers)
         self.is_weight = [name.startswith("weight") for name in names]
         weights = [name for name in names if name.startswith("weight")]
         running = [f"running_{part}{i}" for i, group in enumerate(groups) if group[1] for part in ("mean", "var")]
@@ -107,9 +110,11 @@ class Stack:
     def __call__(self, *inputs):
         parameters = self.parameters()
         shapes = [(len(inputs[0]), width) for width in self.widths] + self.shapes
-        for var, shape in zip([*inputs, *parameters], shapes):
-            if var.shape != shape:
-                raise ValueError(f"a linear layer met {var.shape} instead of {shape}")
+        if any(var.shape != shape or var.dtype != "float32" for var, shape in zip([*inputs, *parameters], shapes)):
+            x = side_by_side(*inputs)
+            for layer in (layer for group in self.groups for layer in group if layer):
+                x = layer(x)
+            return x
         return StackFunction(self)(*inputs, *parameters)
 
 
@@ -175,7 +180,7 @@ class Sequential(nn.Sequential):
 
     def parts(self, widths):
         """Returns the layers, with all of them that a Stack computes replaced by it; the first takes all inputs."""
-        layers = [layer for layer in self if not (type(layer) is nn.Dropout and not (layer.is_train and layer.p))]
+        layers = [layer for layer in self if not (is_known(layer, nn.Dropout) and not (layer.is_train and layer.p))]
         # What the parts depend on: which layers there are, and what is set on those that a Stack computes
         known = [layer for layer in layers if type(layer) in KINDS]
         settings = [value for layer in known for value in vars(layer).values() if not isinstance(value, jt.Var)]
@@ -197,7 +202,7 @@ def find_stacks(layers, widths):
         layer = layers.pop(0)
         if is_linear(layer) and width in (None, layer.weight.shape[1]):
             width = layer.weight.shape[0]
-            norm = layers.pop(0) if is_norm(layers[0], width) else None
+            norm = layers.pop(0) if is_norm(layers[0]) else None
             groups.append((layer, norm, layers.pop(0) if is_activation(layers[0]) else None))
             continue
         if groups:
@@ -222,8 +227,8 @@ def is_linear(layer):
     return is_known(layer, nn.Linear) and layer.bias is not None
 
 
-def is_norm(layer, width):
-    known = is_known(layer, nn.BatchNorm1d) and layer.is_train and layer.affine and layer.num_features == width
+def is_norm(layer):
+    known = is_known(layer, nn.BatchNorm1d) and layer.is_train and layer.affine
     return known and not (layer.sync and jt.in_mpi)
 
 

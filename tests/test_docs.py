@@ -126,8 +126,9 @@ def test_defaults_are_the_programs(readme):
     for _, names, defaults, *_ in (row.split("|") for row in rows(first + others) if row.startswith("| `--")):
         names, defaults = re.findall(r"`--(\w+)`", names), re.split("[,、]", defaults)
         seen.update(names)
+        assert len(names) == len(defaults) or not defaults[0].strip()
         for name, default in zip(names, defaults):
-            assert default.strip(" `") in (facts[name][0] or "", "--lr" * (name == "lr_d")), name
+            assert default.strip(" `") == ("--lr" if name == "lr_d" else facts[name][0] or ""), name
     assert len(seen) >= 15
 
 
