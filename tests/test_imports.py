@@ -1,6 +1,7 @@
 """Importing a module does nothing but import; Jittor comes on a device that works."""
 
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -133,7 +134,7 @@ def test_the_projects_scripts_start_a_second_time_by_themselves(tmp_path, script
 def test_jittors_cache_is_this_projects_own():
     """A plain Jittor program has other settings: in one cache, each would compile Jittor anew after the other."""
     cache = "os.path.basename(sys.modules['jittor_utils'].cache_path)"
-    assert import_until_jittor(cache).stderr.endswith("cgan")
+    assert re.search(r"\bcgan\d*$", import_until_jittor(cache).stderr)
 
 
 def test_jittors_mpi_support_is_left_out_where_no_mpirun_is():

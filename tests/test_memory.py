@@ -32,7 +32,7 @@ def train_watched(folder):
 
 @pytest.mark.slow
 def test_memory(tmp_path):
-    """Peak below 1.2 GB; an epoch keeps nothing, not even a single batch of images.
+    """Peak below 0.65 GB; an epoch keeps nothing, not even a single batch of images.
 
     The slope is the median of those between epochs that are 10 apart: an evaluation lies in each of them, and what the
     allocator takes once counts in few. The first 20 are left out: their evaluations load a classifier and its features.
@@ -48,5 +48,5 @@ def test_memory(tmp_path):
     assert process.returncode == 0, process.stderr
     values = [line.split() for line in process.stdout.splitlines() if line.startswith(("resident", "peak"))]
     *resident, peak = (int(value) for _, value in values)
-    assert len(resident) == 60 and peak < 1.2e9
+    assert len(resident) == 60 and peak < 0.65e9
     assert np.median(np.subtract(resident[30:], resident[20:-10]) / 10) < BATCH, resident
