@@ -74,6 +74,7 @@ def test_a_log_of_other_flags_is_refused(logs):
         compare.read_rows()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status, begun, ends", [(1, 3, None), (2, 1, "2"), (-9, 1, "137")])
 def test_a_run_that_diverges_lets_the_others_go_on(monkeypatch, tmp_path, status, begun, ends):
     """One that is refused or killed does not."""

@@ -29,6 +29,7 @@ def test_reads_the_test_set(test_set):
     assert (ROOT / "support" / "digit_classifier.npz").stat().st_size < 1.5e6
 
 
+@pytest.mark.slow
 def test_floor_is_what_the_documentation_says(classifier, test_set):
     """Real training images against the test images: what a perfect generator would score."""
     images, labels = load_mnist(train=True).arrays()

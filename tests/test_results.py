@@ -124,6 +124,7 @@ def test_the_first_epoch_is_trained_again(tmp_path):
         assert abs(ours[loss] - np.mean([row[loss] for row in theirs])) <= width
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", GENERATORS)
 def test_the_committed_generators_score_what_their_logs_say(folder):
     generator = cgan.load_generator(ROOT / "results" / folder / "generator.npz")
