@@ -25,8 +25,7 @@ PyTorch and JAX have their images in memory, transformed, as cgan.py does. Judgi
 does, made both slower here than one pass over real and generated images. An epoch is timed after one that is not
 counted, or after a part of one where nothing is compiled; cgan.py's includes log and checkpoint. Milliseconds a step:
 the epoch (cgan.py's without its checkpoint) less an epoch of reading batches only; JAX gathers its batches within a
-step. The machine's speed drifts, so only
-figures of one round are compared: ratios are medians over the rounds.
+step. The machine's speed drifts, so only figures of one round are compared: ratios are medians over the rounds.
 """
 
 import argparse
@@ -90,8 +89,8 @@ def networks(opt):
     return generator, cgan.Discriminator(opt.n_classes, opt.img_size, opt.hidden_d)
 
 
-def plain(changes=0):
-    """The report's loop, with the first `changes` of CHANGES."""
+def plain(changes=0, measure=time_epochs):
+    """The report's loop, with the first `changes` of CHANGES. measure: is given it as time_epochs is."""
     import cgan
     from benchmarks.plain import Sequential
     from support.device import jt
@@ -129,7 +128,7 @@ def plain(changes=0):
             optimizer_D.step(d_loss)
             g_loss.item(), d_loss.item()
 
-    return time_epochs(train, lambda: dataloader)
+    return measure(train, lambda: dataloader)
 
 
 @contextlib.contextmanager
@@ -334,11 +333,11 @@ def jax(scan=False):
     images, real_labels = read_mnist()
     images, real_labels = jnp.asarray(images.reshape(len(images), -1)), jnp.asarray(real_labels)
     keys = iter(jax.random.split(jax.random.PRNGKey(0), 20))
-    networks, of_generator = [], read_layers()[0]
-    for sizes in read_layers():
+    networks, layers = [], read_layers()
+    for sizes in layers:
         linear = [layer(next(keys), *pair) for pair in sizes]
         networks.append({"embedding": jax.random.normal(next(keys), (10, 10)), "linear": linear})
-    normalised = [n_out for _, n_out in of_generator[1:-1]]
+    normalised = [n_out for _, n_out in layers[0][1:-1]]
     networks[0]["norm"] = [norm(n) for n in normalised]
     statistics = [[jnp.zeros(n), jnp.ones(n)] for n in normalised]
     moments = [tuple(jax.tree_util.tree_map(jnp.zeros_like, network) for _ in range(2)) for network in networks]

@@ -50,21 +50,19 @@ class Stack:
 
     def __init__(self, groups, widths):
         self.widths = widths
-        self.groups, self.numbers, names = groups, [], []
+        self.groups, self.numbers, self.shapes, names = groups, [], [], []
         for i, (linear, norm, activation) in enumerate(groups):
             n_out, n_in = linear.weight.shape
             slope = 1 if activation is None else 0 if isinstance(activation, Tanh) else leaky_slope(activation)
             numbers = {"n_in": n_in, "n_out": n_out, "slope": slope}
             names += [f"weight{i}", f"bias{i}"]
+            self.shapes += [(n_out, n_in), (n_out,)]
             if norm:
                 numbers.update(norm="true", eps=norm.eps, momentum=norm.momentum)
                 names += [f"scale{i}", f"shift{i}"]
+                self.shapes += [(n_out,), (n_out,)]
             self.numbers.append(numbers)
         self.norms = [norm for _, norm, _ in groups if norm]
-        self.shapes = []
-        for numbers in self.numbers:
-            n_out = numbers["n_out"]
-            self.shapes += [(n_out, numbers["n_in"]), (n_out,)] + [(n_out,)] * 2 * ("norm" in numbers)
         self.is_weight = [name.startswith("weight") for name in names]
         weights = [name for name in names if name.startswith("weight")]
         running = [f"running_{part}{i}" for i, group in enumerate(groups) if group[1] for part in ("mean", "var")]
@@ -112,8 +110,9 @@ class Stack:
         shapes = [(len(inputs[0]), width) for width in self.widths] + self.shapes
         if any(var.shape != shape or var.dtype != "float32" for var, shape in zip([*inputs, *parameters], shapes)):
             x = side_by_side(*inputs)
-            for layer in (layer for group in self.groups for layer in group if layer):
-                x = layer(x)
+            for group in self.groups:
+                for layer in filter(None, group):
+                    x = layer(x)
             return x
         return StackFunction(self)(*inputs, *parameters)
 
@@ -170,9 +169,9 @@ class Sequential(nn.Sequential):
     """jittor.nn.Sequential of several inputs (N, any) side by side; its linear layers are Stacks where they can be."""
 
     def execute(self, *inputs):
-        if jt.flags.use_cuda or any(x.ndim != 2 or x.dtype != "float32" or len(x) != len(inputs[0]) for x in inputs):
+        if jt.flags.use_cuda:
             return super().execute(side_by_side(*inputs))
-        first, *others = self.parts([x.shape[1] for x in inputs])
+        first, *others = self.parts([x.shape[-1] for x in inputs])
         x = first(*inputs)
         for part in others:
             x = part(x)

@@ -193,16 +193,30 @@ def test_what_is_changed_after_the_first_call_counts(change):
     ours, theirs = Sequential(*layers), nn.Sequential(*layers)
     x, weighting = (np.random.default_rng(0).standard_normal((4, n)).astype(np.float32) for n in (5, 2))
     ours(jt.array(x)).sync()
-    try:
-        change(layers)
-    finally:
-        state = {name: value.numpy() for name, value in ours.state_dict().items()}
+    change(layers)
+    state = {name: value.numpy() for name, value in ours.state_dict().items()}
     found = []
     for model in (ours, theirs):
         model.load_state_dict(state)
         found.append(results(model, [x], weighting))
     for name in found[0]:
         np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("x", [np.ones((4, 2, 5), np.float32), np.ones(5, np.float32), np.ones((4, 5), np.float64)])
+def test_inputs_of_another_shape_or_type_are_jittors_own(x):
+    layers = [nn.Linear(5, 6), nn.LeakyReLU(0.2), nn.Linear(6, 2)]
+    found = []
+    for model in (Sequential(*layers), nn.Sequential(*layers)):
+        try:
+            found.append(model(jt.array(x)).numpy())
+        except Exception as error:
+            found.append(type(error))
+    assert type(found[0]) is type(found[1])
+    if isinstance(found[0], np.ndarray):
+        np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-6)
+    else:
+        assert found[0] is found[1]
 
 
 def test_what_a_part_passes_on_may_have_another_shape():
