@@ -8,14 +8,14 @@
 
 Writes images/<batches done>.png (a column a digit) and results/ (log.json, checkpoint.npz, run.html).
 From top to bottom: flags, generator, discriminator, data, training, drawing. What surrounds the experiment, such as
-progress, log and checkpoint, is in support/run.py; docs/report.md says what comes from the report.
+progress, log and checkpoint, is in support/runs/run.py; docs/report.md says what comes from the report.
 """
 
 import os
 import sys
 
 from support import flags
-from support.process import outlive_terminal, refuse, start_run
+from support.runs.process import outlive_terminal, refuse, start_run
 
 
 # ---------------------------------------------------------------- flags
@@ -72,18 +72,16 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from support import digit_classifier, drawing
-from support.adam import Adam
-from support.checkpoint import Mismatch, describe_saved, load_weights, read_generator
-from support.device import jt
+from support import digit_classifier
+from support.pages import pictures
+from support.fast.adam import Adam
+from support.saved.checkpoint import Mismatch, describe_saved, load_weights, read_generator
+from support.device import jt, nn
 from support.evaluation import Evaluation
-from support.files import digits_path, make_folders
-from support.layers import Sequential, Tanh
+from support.saved.paths import digits_path, make_folders
+from support.fast.layers import Sequential, Tanh
 from support.mnist import load_mnist
-from support.run import Run
-
-# isort: split
-from jittor import nn
+from support.runs.run import Run
 
 
 # ---------------------------------------------------------------- networks
@@ -172,7 +170,7 @@ def move_average(average, network, decay):
 def train(opt):
     """Trains both networks (report: one step) and writes grids, log and checkpoint under opt.output_dir.
 
-    Raises what support.run.Run raises.
+    Raises what support.runs.run.Run raises.
     """
     dataloader = load_data(opt, train=True)
     evaluate = Evaluation(load_data(opt, train=False), opt, generate)
@@ -238,8 +236,8 @@ def save_samples(path, generator, opt):
     rng = np.random.default_rng(opt.seed)  # its own, so that training's random numbers are not disturbed
     labels = np.tile(np.arange(opt.n_classes), 10)
     images = generate(generator, rng.standard_normal((len(labels), opt.latent_dim)), labels)
-    grid = jt.misc.make_grid(jt.array(drawing.stretch(images)), nrow=opt.n_classes, padding=2, pad_value=-1)
-    drawing.save_picture(path, grid[0].numpy())
+    grid = jt.misc.make_grid(jt.array(pictures.stretch(images)), nrow=opt.n_classes, padding=2, pad_value=-1)
+    pictures.save_picture(path, grid[0].numpy())
 
 
 def load_generator(path):
@@ -262,7 +260,7 @@ def draw_digits(opt):
     _, read = digit_classifier.read_digits(digit_classifier.load(), images)
     make_folders(opt.output_dir)
     target = digits_path(opt.output_dir)
-    drawing.save_picture(target, drawing.lay_out(opt.digits, images))
+    pictures.save_picture(target, pictures.lay_out(opt.digits, images))
     print(f"{target}: drawn by the generator in {opt.generator}, read as {''.join(map(str, read))} by a classifier")
 
 

@@ -66,7 +66,7 @@ from tqdm import tqdm
 
 from support import digit_classifier
 from support.device import jt
-from support.inception_weights import ORIGINAL, PACKAGE, OriginalWeights, check_weights, read_weights
+from support.inception import ORIGINAL, PACKAGE, OriginalWeights, check_weights, read_weights
 from support.mnist import load_mnist
 
 # isort: split

@@ -11,10 +11,10 @@ import math
 import os
 import sys
 
-from support.files import replace_file
+from support.saved.paths import atomic_write
 from support.flags import Parser, check_folders
-from support.log import read_log, scored, short_names
-from support.page import write_page
+from support.saved.log import read_log, scored, short_names
+from support.pages.page import write_page
 
 STYLES = ["-", "--", ":", "-."]  # beside the colour: also readable in black and white
 LOSSES = {"d_loss": "discriminator", "g_loss": "generator"}
@@ -111,7 +111,7 @@ def draw(path, panels, xlabel):
         for text, (_, _, label, _, _) in zip(legend.get_texts(), curves):
             label = label.encode(errors="backslashreplace").decode()  # a path need not be UTF-8
             text.set_text(label.replace("$", r"\$"))  # not as the line's label, where _ at the start hides it
-    replace_file(path, lambda file: figure.savefig(file, format="png"))
+    atomic_write(path, lambda file: figure.savefig(file, format="png"))
     plt.close(figure)
     print(f"wrote {path}")
 

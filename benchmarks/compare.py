@@ -23,10 +23,10 @@ import subprocess
 import sys
 import time
 
-from support.files import PROJECT, checkpoint_path, log_path, replace_file
+from support.saved.paths import PROJECT, checkpoint_path, log_path, atomic_write
 from support.flags import Parser
-from support.log import read_log
-from support.process import outlive_terminal
+from support.saved.log import read_log
+from support.runs.process import outlive_terminal
 
 EPOCHS, FEW_EPOCHS = 100, 10
 # With --ema, a run trains as without; a GPU is not for many runs at once
@@ -107,7 +107,7 @@ def flags_of(row):
 def keep_log(name, flags, folder):
     os.makedirs(os.path.join(LOGS, name), exist_ok=True)
     with open(log_path(run_folder(name, flags, folder)), "rb") as log:
-        replace_file(kept_log(name, flags["seed"]), lambda file: shutil.copyfileobj(log, file))
+        atomic_write(kept_log(name, flags["seed"]), lambda file: shutil.copyfileobj(log, file))
 
 
 def train(runs, folder, cores):

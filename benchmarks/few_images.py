@@ -16,7 +16,7 @@ import fid
 from benchmarks.variety import draw_seeded, load_generators
 from support import digit_classifier
 from support.evaluation import N_DIGITS
-from support.files import BEST_GENERATOR, REFERENCE_GENERATOR
+from support.saved.paths import BEST_GENERATOR, REFERENCE_GENERATOR
 from support.flags import Parser, add_generator, weights_file
 from support.mnist import load_mnist
 

@@ -5,17 +5,14 @@
 What comes out should differ as much as two seeds do, and no more: benchmarks/compare.py compares it.
 """
 
-from support.device import jt
-
-# isort: split
-from jittor import nn
+from support.device import jt, nn
 
 import cgan
-from support.process import outlive_terminal, start_run
+from support.runs.process import outlive_terminal, start_run
 
 
 class Sequential(nn.Sequential):
-    """jittor.nn.Sequential, which takes inputs to be laid side by side, as support.layers.Sequential does."""
+    """jittor.nn.Sequential, which takes inputs to be laid side by side, as support.fast.layers.Sequential does."""
 
     def execute(self, *inputs):
         return super().execute(jt.concat(list(inputs), dim=1))

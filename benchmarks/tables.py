@@ -9,8 +9,8 @@ import os
 import re
 
 from benchmarks import compare
-from support.files import PROJECT, replace_file
-from support.log import read_log
+from support.saved.paths import PROJECT, atomic_write
+from support.saved.log import read_log
 
 REFERENCE_LOG = os.path.join(PROJECT, "results", "reference", "log.json")
 PAGES = ["README.md", "README.zh-CN.md", os.path.join("docs", "results.md")]
@@ -74,7 +74,7 @@ def main():
             text = file.read()
         new = written(text)
         if new != text:
-            replace_file(path, lambda file, new=new: file.write(new.encode()))
+            atomic_write(path, lambda file, new=new: file.write(new.encode()))
             print(f"wrote {page}")
 
 

@@ -15,9 +15,10 @@ from functools import partial
 import numpy as np
 
 from cgan import generate, load_generator
-from support import digit_classifier, drawing
+from support import digit_classifier
+from support.pages import pictures
 from support.evaluation import N_DIGITS, draw_digits
-from support.files import BEST_GENERATOR
+from support.saved.paths import BEST_GENERATOR
 from support.flags import Parser, add_generator
 from support.mnist import load_mnist
 
@@ -120,7 +121,7 @@ def main():
         first = next(iter(drawn))
         pairs = np.concatenate([drawn[first][:SHOWN], training[nearest(of_drawn[first][:SHOWN], of_training)[0]]])
         row = "0" * SHOWN
-        drawing.save_picture(opt.picture, drawing.lay_out(f"{row}\n{row}", pairs))
+        pictures.save_picture(opt.picture, pictures.lay_out(f"{row}\n{row}", pairs))
         print(f"\nwrote {opt.picture}: {SHOWN} generated digits above their nearest training images")
 
 

@@ -31,8 +31,8 @@ import sysconfig
 import threading
 import zlib
 
-from support.files import PROJECT
-from support.jittor_source import MendingFinder, share_headers
+from support.saved.paths import PROJECT
+from support.patches import MendingFinder, share_headers
 
 PREREQUISITES = "sudo apt install g++ python3-dev"
 GPU_WORKS = 42  # an exit status that Jittor itself does not end with
@@ -179,7 +179,7 @@ def import_jittor():
         return sys.modules["jittor"]
     check_compiler()
     check_home()
-    os.environ.setdefault("cache_name", "cgan1")  # another number where jittor_source compiles in another way
+    os.environ.setdefault("cache_name", "cgan1")  # another number where patches compiles in another way
     os.environ["use_mpi"] = "1" if "OMPI_COMM_WORLD_SIZE" in os.environ else "0"
     os.environ.setdefault("log_silent", "1")
     os.environ.setdefault("use_parallel_op_compiler", "0")

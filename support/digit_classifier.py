@@ -12,12 +12,9 @@ import os
 import numpy as np
 from tqdm import tqdm
 
-from support.device import jt
-from support.files import replace_file
+from support.device import jt, nn
+from support.saved.paths import atomic_write
 from support.mnist import load_mnist
-
-# isort: split
-from jittor import nn
 
 WEIGHTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "digit_classifier.npz")
 IMG_SIZE = 32
@@ -112,5 +109,5 @@ def train(data=None, n_epochs=8, batch_size=128, lr=0.002, seed=0):
 
 if __name__ == "__main__":
     trained = {name: value.numpy() for name, value in train().state_dict().items()}
-    replace_file(WEIGHTS, lambda file: np.savez_compressed(file, **trained))
+    atomic_write(WEIGHTS, lambda file: np.savez_compressed(file, **trained))
     print(f"wrote {WEIGHTS}")

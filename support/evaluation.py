@@ -8,7 +8,7 @@ import fid
 from support import digit_classifier
 from support.device import jt
 from support.flags import N_DIGITS
-from support.inception_weights import sha256
+from support.inception import sha256
 
 STREAMS = {"inception": 1, "digits": 2}  # of random numbers: no figure depends on which others are computed
 

@@ -6,10 +6,10 @@ import os
 import tempfile
 
 from support import idx
-from support.checkpoint import read_checkpoint, read_generator
-from support.files import BEST_GENERATOR, FOLDERS, checkpoint_path, machine_memory
-from support.inception_weights import read_weights
-from support.process import PROCESSES, refuse
+from support.saved.checkpoint import read_checkpoint, read_generator
+from support.saved.paths import BEST_GENERATOR, FOLDERS, checkpoint_path, machine_memory
+from support.inception import read_weights
+from support.runs.process import PROCESSES, refuse
 
 MOST = 2**31 - 1
 N_DIGITS = 10000  # that an evaluation draws, equally many of each class

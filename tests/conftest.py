@@ -99,7 +99,7 @@ def read_measured(path):
 
     It is here as this module imports no Jittor, beside whose import a reader's memory might not show.
     """
-    from support.inception_weights import read_weights
+    from support.inception import read_weights
 
     resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
     before = memory("VmHWM")

@@ -155,19 +155,19 @@ def checkpoint_files():
 
 
 def checkpoints():
-    from support.checkpoint import read_checkpoint
+    from support.saved.checkpoint import read_checkpoint
 
     return read_checkpoint, checkpoint_files()
 
 
 def generators():
-    from support.checkpoint import read_generator
+    from support.saved.checkpoint import read_generator
 
     return read_generator, checkpoint_files()
 
 
 def logs():
-    from support.log import read_log
+    from support.saved.log import read_log
 
     nested = b"[" * 100_000
     return read_log, {"log": json.dumps(LOG).encode(), "list": b"[]", "nested": nested, "NaN": b'{"epochs": NaN}'}

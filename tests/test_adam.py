@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import cgan
-from support import adam
+from support.fast import adam
 from support.device import jt
 
 

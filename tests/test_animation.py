@@ -5,7 +5,7 @@ import pytest
 from conftest import ROOT, run
 from PIL import Image
 
-from support.animation import animate, pick
+from support.pages.animation import animate, pick
 
 
 def test_the_first_and_the_last_grid_and_more_of_the_early_ones():
@@ -33,7 +33,7 @@ def test_grids_in_the_order_of_their_batches(tmp_path):
 @pytest.mark.parametrize("arguments", [["empty", "run.gif"], ["empty"], ["missing", "run.gif"]])
 def test_what_cannot_be_animated_is_one_sentence(tmp_path, arguments):
     (tmp_path / "empty").mkdir()
-    process = run("-m", "support.animation", *arguments, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    process = run("-m", "support.pages.animation", *arguments, cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert process.returncode == 2 and len(process.stderr.strip().split("\n")) == 1
     assert not (tmp_path / "run.gif").exists()
 
@@ -43,7 +43,7 @@ def test_a_grid_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "1000.png").write_bytes((tmp_path / "0.png").read_bytes()[:2000])
     (tmp_path / "2000.png").write_text("no picture")
     for name in ("1000.png", "2000.png"):
-        process = run("-m", "support.animation", tmp_path, tmp_path / "run.gif")
+        process = run("-m", "support.pages.animation", tmp_path, tmp_path / "run.gif")
         assert process.returncode == 2 and process.stderr.count("\n") == 1 and name in process.stderr
         (tmp_path / name).unlink()
     assert not list(tmp_path.glob("run.gif*"))

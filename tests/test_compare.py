@@ -14,7 +14,7 @@ from conftest import ROOT, command_of, started, wait_for
 import cgan
 from benchmarks import compare, plain
 from support.device import jt
-from support.log import read_log
+from support.saved.log import read_log
 
 nn = jt.nn
 

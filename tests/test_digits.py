@@ -8,8 +8,9 @@ import pytest
 from conftest import ROOT, read_npz, refused, run
 from PIL import Image
 
-from support import checkpoint, flags
-from support.drawing import lay_out, save_picture
+from support import flags
+from support.saved import checkpoint
+from support.pages.pictures import lay_out, save_picture
 
 SCRIPT = ROOT / "cgan.py"
 
@@ -53,7 +54,7 @@ def test_draws_with_the_checkpoint_that_is_named(tmp_path, finished_run):
 
 def test_a_generator_kept_alone_is_the_checkpoints(tmp_path, finished_run):
     path = finished_run[0] / "results" / "checkpoint.npz"
-    process = run("-m", "support.checkpoint", path, tmp_path / "generator.npz")
+    process = run("-m", "support.saved.checkpoint", path, tmp_path / "generator.npz")
     assert process.returncode == 0, process.stderr
     sizes, arrays = checkpoint.read_generator(str(tmp_path / "generator.npz"))
     assert sizes == {"latent_dim": 100, "n_classes": 10, "img_size": 32}
@@ -96,7 +97,7 @@ def test_what_cannot_be_kept_alone_is_one_sentence(tmp_path):
     (tmp_path / "text.npz").write_text("no checkpoint")
     for name in ("missing.npz", "text.npz", "results/reference/generator.npz"):
         path = tmp_path / name if name != "results/reference/generator.npz" else ROOT / name
-        process = run("-m", "support.checkpoint", path, tmp_path / "generator.npz")
+        process = run("-m", "support.saved.checkpoint", path, tmp_path / "generator.npz")
         assert process.returncode == 2 and process.stderr.count("\n") == 1 and name in process.stderr
         assert not (tmp_path / "generator.npz").exists()
 

@@ -19,12 +19,9 @@ from hypothesis import strategies as st
 import fid
 from benchmarks.frechet_distance_time import draw_features, sqrtm_distance
 from support import digit_classifier
-from support.device import jt
-from support.inception_weights import ORIGINAL, PACKAGE
+from support.device import jt, nn
+from support.inception import ORIGINAL, PACKAGE
 from support.mnist import load_mnist
-
-# isort: split
-from jittor import nn
 
 
 @pytest.mark.parametrize("n, m, d", [(500, 500, 64), (500, 300, 64), (50, 500, 64), (70, 65, 64)])

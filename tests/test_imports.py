@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import ENVIRONMENT, ROOT, read_log, run
 
-from support import device, jittor_source
+from support import device, patches
 from support.device import jt as jittor
 
 MODULES = ["cgan", "fid", "plot_curves", *(f"support.{path.stem}" for path in (ROOT / "support").glob("[a-z]*.py"))]
@@ -173,12 +173,12 @@ def test_a_python_too_old_or_too_new_is_one_sentence(version):
     "module, function", [("jittor.compiler", "compile_custom_ops"), ("jittor_utils", "compile_module")]
 )
 def test_jittors_lines_that_python_3_13_broke_are_mended_in_memory(module, function):
-    spec = jittor_source.MendingFinder.find_spec(module, jittor.__path__ if "." in module else None)
+    spec = patches.MendingFinder.find_spec(module, jittor.__path__ if "." in module else None)
     before = {path: path.read_bytes() for path in Path(spec.origin).parent.rglob("*.py*")}
     code = next(c for c in spec.loader.get_code(module).co_consts if getattr(c, "co_name", "") == function)
     assert "locals" not in code.co_names and "modules" in code.co_names
     assert {path: path.read_bytes() for path in Path(spec.origin).parent.rglob("*.py*")} == before
-    assert (jittor_source.MendingFinder in sys.meta_path) == (sys.version_info >= (3, 13))
+    assert (patches.MendingFinder in sys.meta_path) == (sys.version_info >= (3, 13))
 
 
 def test_a_virtual_environment_whose_path_has_a_space(monkeypatch, tmp_path):
@@ -200,7 +200,7 @@ def test_a_virtual_environment_whose_path_has_a_space(monkeypatch, tmp_path):
 
 def test_headers_are_precompiled_for_the_first_run_only(monkeypatch, tmp_path):
     """Where Jittor compiles itself; the commands are the same later, or it would compile itself anew."""
-    monkeypatch.setattr(jittor_source, "SHARED_HEADERS", ["small.h"])
+    monkeypatch.setattr(patches, "SHARED_HEADERS", ["small.h"])
     (tmp_path / "small.h").write_text("inline int answer() { return 42; }\n")
     core, precompiled = tmp_path / "jittor_core.so", tmp_path / "shared.h.gch"
     seen = []
@@ -209,7 +209,7 @@ def test_headers_are_precompiled_for_the_first_run_only(monkeypatch, tmp_path):
         seen.append((cmds, precompiled.exists()))
 
     utils = SimpleNamespace(cache_path=str(tmp_path), cc_path=shutil.which("g++"), run_cmds=run_cmds)
-    jittor_source.share_headers(utils)
+    patches.share_headers(utils)
     cmds = [
         f'"{utils.cc_path}" "{name}.cc" -I"{tmp_path}" -O2  -c -o "{name}.o"' for name in ("a", "pyjt_jit_op_maker")
     ]

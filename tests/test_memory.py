@@ -8,7 +8,7 @@ import pytest
 from conftest import ENVIRONMENT, command_of, memory
 
 import cgan
-from support.run import Run
+from support.runs.run import Run
 
 BATCH = 64 * 32 * 32 * 4  # bytes of a batch of images
 # glibc keeps freed blocks, by thresholds that it moves; with fixed ones it gives large blocks back at once (mallopt(3))

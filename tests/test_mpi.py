@@ -11,7 +11,7 @@ import pytest
 from conftest import ENVIRONMENT, ROOT, command_of, read_log, run, wait_for
 
 import cgan
-from support.checkpoint import describe_saved
+from support.saved.checkpoint import describe_saved
 from support.device import jt
 
 missing = not (shutil.which("mpirun") and shutil.which("mpicc"))

@@ -11,8 +11,8 @@ import pytest
 from conftest import ROOT, read_log, read_npz, run
 from PIL import Image
 
-from support import page
-from support.log import check_log
+from support.pages import page
+from support.saved.log import check_log
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 import plot_curves
 from plot_curves import join_seeds, short_names
-from support.log import read_log as read_checked
+from support.saved.log import read_log as read_checked
 
 
 def drawn(folder):

@@ -15,9 +15,9 @@ from scipy import stats
 import cgan
 from benchmarks import compare, tables
 from support import digit_classifier, evaluation
-from support.log import read_log
+from support.saved.log import read_log
 from support.mnist import load_mnist
-from support.run import describe_processor
+from support.runs.run import describe_processor
 
 READMES, RESULTS = ["README.md", "README.zh-CN.md"], ROOT / "docs" / "results.md"
 GRIDS = ["0", "1000", "2000", "91000", "92000", "93000"]

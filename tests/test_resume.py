@@ -20,8 +20,8 @@ from conftest import MNIST, ROOT, Hostile, read_log, read_npz, refused, run, sta
 from PIL import Image
 
 import cgan
-from support import checkpoint
-from support.files import machine_memory
+from support.saved import checkpoint
+from support.saved.paths import machine_memory
 from support.idx import FILES
 
 pytestmark = pytest.mark.slow

@@ -20,7 +20,7 @@ from PIL import Image
 
 import cgan
 from support import evaluation
-from support.checkpoint import read_checkpoint
+from support.saved.checkpoint import read_checkpoint
 from support.device import jt
 
 SHOWN = ["fid", "kid", "digit_fid", "label_accuracy"]  # at every evaluation
@@ -312,7 +312,7 @@ def test_the_first_grid_is_the_noise_that_an_untrained_generator_draws(finished_
 def test_stretching_hardly_changes_a_trained_grid():
     generator = cgan.load_generator(cgan.flags.BEST_GENERATOR)
     images = cgan.generate(generator, np.random.default_rng(0).standard_normal((100, 100)), np.arange(100) % 10)
-    assert np.abs(cgan.drawing.stretch(images) - images).max() * 127.5 < 2  # gray levels
+    assert np.abs(cgan.pictures.stretch(images) - images).max() * 127.5 < 2  # gray levels
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from unittest import mock
 
 import numpy as np
 
-from support.inception_weights import TORCH_MAGIC
+from support.inception import TORCH_MAGIC
 
 TORCH = {"torch": "FloatStorage", "torch._utils": "_rebuild_tensor_v2"}
 

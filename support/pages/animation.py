@@ -1,11 +1,11 @@
 """Makes an animation of a run's sample grids, which all show the same digits getting sharper.
 
-python -m support.animation images training.gif
+python -m support.pages.animation images training.gif
 """
 
 from PIL import Image, ImageDraw
 
-from support.files import find_grids, replace_file
+from support.saved.paths import find_grids, atomic_write
 from support.flags import Parser
 
 FRAMES = 40  # at most; dense at the start, where the digits change most
@@ -43,7 +43,7 @@ def animate(folder, target):
     frames = [frame(path, batches) for batches, path in pick(list(grids.items()))]
     durations = [MILLISECONDS] * (len(frames) - 1) + [LAST]
     settings = {"append_images": frames[1:], "duration": durations, "loop": 0}
-    replace_file(target, lambda file: frames[0].save(file, format="GIF", save_all=True, **settings))
+    atomic_write(target, lambda file: frames[0].save(file, format="GIF", save_all=True, **settings))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,7 @@
 
 import math
 
-from support.device import jt
-
-# isort: split
-from jittor import nn
+from support.device import jt, nn
 
 ADAM_HEADER = """
 #include <algorithm>

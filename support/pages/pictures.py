@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from support.files import replace_file
+from support.saved.paths import atomic_write
 
 GAP = 2  # pixels between two digits
 
@@ -11,7 +11,7 @@ GAP = 2  # pixels between two digits
 def save_picture(path, values):
     """Writes values (H, W) in [-1, 1] as a gray PNG."""
     picture = Image.fromarray(((values + 1) * 127.5).round().astype(np.uint8))
-    replace_file(path, lambda file: picture.save(file, format="PNG"))
+    atomic_write(path, lambda file: picture.save(file, format="PNG"))
 
 
 def stretch(images):

@@ -9,8 +9,8 @@ import shutil
 import signal
 import sys
 
-from support.checkpoint import describe_saved
-from support.files import checkpoint_path, clear_leftovers, holds_run, lock_path, make_folders
+from support.saved.checkpoint import describe_saved
+from support.saved.paths import checkpoint_path, clear_leftovers, holds_run, lock_path, make_folders
 
 RANK = int(os.environ.get("OMPI_COMM_WORLD_RANK", 0))  # of this process among those that mpirun started
 PROCESSES = int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1))

@@ -1,6 +1,6 @@
 """Writes a run, or several, as one HTML file that needs no network: curves, sample grids, and a generator that draws.
 
-support/page.html is the page; it gets all that it shows as JSON.
+support/pages/page.html is the page; it gets all that it shows as JSON.
 """
 
 import base64
@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 from support import idx
-from support.checkpoint import SIZES, artist, blaming, part, read_arrays
-from support.files import find_grids, replace_file
-from support.log import LOSSES, SCORES
+from support.saved.checkpoint import SIZES, artist, blaming, part, read_arrays
+from support.saved.paths import find_grids, atomic_write
+from support.saved.log import LOSSES, SCORES
 
 TEMPLATE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "page.html")
 DATA = '<script type="application/json" id="data">null</script>'  # in the template; JSON takes null's place
@@ -229,7 +229,7 @@ def drop_what_does_not_fit(runs, networks, room):
 def write_page(path, runs):
     """Writes the page of one run or several; what is not there or does not fit into LARGEST_PAGE is left out of it.
 
-    runs: {name of the run: (path of its log.json, what support.log.read_log returns for it)}; sample grids and
+    runs: {name of the run: (path of its log.json, what support.saved.log.read_log returns for it)}; sample grids and
     checkpoint are looked for beside the log.
     Returns sentences, each of which names a file beside a log that cannot be read. Raises OSError.
     """
@@ -247,5 +247,5 @@ def write_page(path, runs):
         template = file.read()
     drop_what_does_not_fit(shown, networks, LARGEST_PAGE - len(template.encode()))
     data = DATA.replace("null", to_json({"runs": shown, "networks": networks}))
-    replace_file(path, lambda file: file.write(template.replace(DATA, data).encode()))
+    atomic_write(path, lambda file: file.write(template.replace(DATA, data).encode()))
     return problems

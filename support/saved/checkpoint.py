@@ -1,6 +1,6 @@
 """What a run keeps to go on from: written whole or not at all, and read without running what is in it.
 
-python -m support.checkpoint results/checkpoint.npz generator.npz       keeps a checkpoint's generator alone
+python -m support.saved.checkpoint results/checkpoint.npz generator.npz       keeps a checkpoint's generator alone
 """
 
 import contextlib
@@ -13,8 +13,8 @@ import zipfile
 
 import numpy as np
 
-from support.files import checkpoint_path, machine_memory, replace_file
-from support.log import check_log
+from support.saved.paths import checkpoint_path, machine_memory, atomic_write
+from support.saved.log import check_log
 
 MOMENTS = {"m": "m", "v": "values"}  # name in the file: Adam's first and second moments in jittor.nn.Adam
 TRAINED = {"generator": "optimizer_G", "discriminator": "optimizer_D"}  # each network and its optimizer
@@ -88,7 +88,7 @@ def save_arrays(path, arrays, save=np.savez):
     """Writes {name: array} as an .npz; raises OSError."""
     whole = io.BytesIO()  # a zip file that a full disk interrupts complains a second time when it is closed
     save(whole, **arrays)
-    replace_file(path, lambda file: file.write(whole.getbuffer()))
+    atomic_write(path, lambda file: file.write(whole.getbuffer()))
 
 
 def save_generator(path, checkpoint):
@@ -241,12 +241,12 @@ def load_checkpoint(path, checkpoint, networks, optimizers):
 
 def main():
     if len(sys.argv) != 3:
-        sys.exit("usage: python -m support.checkpoint CHECKPOINT GENERATOR     keeps a checkpoint's generator alone")
+        sys.exit("usage: python -m support.saved.checkpoint CHECKPOINT GENERATOR     keeps a checkpoint's generator alone")
     try:
         read_generator(sys.argv[1])  # raises what save_generator would trip over
         save_generator(sys.argv[2], read_checkpoint(sys.argv[1]))
     except (ValueError, OSError) as error:
-        print(f"support.checkpoint: {error}", file=sys.stderr)
+        print(f"support.saved.checkpoint: {error}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -20,10 +20,11 @@ import time
 import numpy as np
 from tqdm import tqdm
 
-from support import checkpoint, page
+from support.pages import page
+from support.saved import checkpoint
 from support.device import jt
-from support.files import clear_run, grid_path, log_path, make_folders, page_path, replace_file
-from support.log import read_log
+from support.saved.paths import clear_run, grid_path, log_path, make_folders, page_path, atomic_write
+from support.saved.log import read_log
 
 PROGRESS_INTERVAL = 50  # batches between two lines of progress (report: every 50 batches)
 PAGE_SHARE = 0.01  # of the time between two evaluations, for the run's page
@@ -59,7 +60,7 @@ def changed(before, now):
 class Run:
     """The run in opt.output_dir, from its start or from the checkpoint opt.checkpoint.
 
-    opt: cgan.py's flags; networks, optimizers: as support.checkpoint.save_checkpoint takes them.
+    opt: cgan.py's flags; networks, optimizers: as support.saved.checkpoint.save_checkpoint takes them.
     Under mpirun only the first process prints and writes. Raises checkpoint.Mismatch where the checkpoint is of other
     networks; its methods raise FloatingPointError where training diverges, OSError where a file cannot be written.
     """
@@ -210,4 +211,4 @@ class Run:
 def save_log(output_dir, log):
     """Writes `log` (dictionaries, lists, numbers, strings) as JSON."""
     text = json.dumps(log, indent=1, allow_nan=False) + "\n"
-    replace_file(log_path(output_dir), lambda file: file.write(text.encode()))
+    atomic_write(log_path(output_dir), lambda file: file.write(text.encode()))

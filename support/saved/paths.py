@@ -83,7 +83,7 @@ def clear_leftovers(output_dir):
             os.remove(path)
 
 
-def replace_file(path, write):
+def atomic_write(path, write):
     """Writes a file beside its place, flushes it to disk and moves it into its place.
 
     path: where the file goes; write: a function that takes the open binary file and fills it.

@@ -8,10 +8,7 @@ here, as through every jittor.Function; jittor.nn.Sequential has them.
 
 import os
 
-from support.device import jt
-
-# isort: split
-from jittor import nn
+from support.device import jt, nn
 
 with open(os.path.join(os.path.dirname(__file__), "layers.h")) as file:
     HEADER = file.read()
