@@ -2,29 +2,32 @@
 
     python cgan.py --n_epochs 100           the whole experiment, in the current folder
     python cgan.py --max_batches 50 --n_epochs 2 --output_dir /tmp/trial        a quick look
-    python cgan.py --digits 2213904         draw these digits with a trained generator, as images/digits.png
+    python cgan.py --digits 31415926        draw these digits with a trained generator, as images/digits.png
     python cgan.py --resume                 go on with a run that was interrupted
     python cgan.py --help                   all flags
 
 Writes images/<batches done>.png (a column a digit) and results/ (log.json, checkpoint.npz, run.html).
 From top to bottom: flags, generator, discriminator, data, training, drawing. What surrounds the experiment, such as
-progress, log and checkpoint, is in support/runs/run.py; docs/report.md says what comes from the report.
+progress, log and checkpoint, is in support/runs/run.py; docs/report.md says what comes from the report, and
+docs/changing.md how to change something.
 """
 
 import os
-import sys
 
 from support import flags
-from support.runs.process import outlive_terminal, refuse, start_run
+from support.inception_weights import weights_file
+from support.mpi import refuse
+from support.runs import process, resume
+from support.saved.classifier import read_classifier
 
 
 # ---------------------------------------------------------------- flags
-def parse_flags(argv=None):
-    """Returns the flags of the command line; ends with one line and status 2 where one is wrong."""
+def flag_parser():
+    """Returns the parser of the command line; what is wrong ends the program with one line and status 2."""
     parser = flags.Parser("Trains a conditional GAN that draws MNIST digits on command.")
     flag, whole = parser.add_argument, flags.whole_number
-    flag("--n_epochs", type=whole(1), default=100, help="how often training sees every image")
-    flag("--batch_size", type=whole(2), default=64, fixed=True, help="images a step")
+    flag("--n_epochs", type=whole(1), default=100, help="how many times training goes through the images")
+    flag("--batch_size", type=whole(2), default=64, fixed=True, help="images per step")
     flag("--lr", type=flags.positive, default=0.0002, help="learning rate of both Adam optimizers")
     flag("--lr_d", type=flags.positive, help="the discriminator's learning rate (default: --lr)")
     flag("--b1", type=flags.decay_rate, default=0.5, help="Adam's decay rate of the gradient's mean")
@@ -37,51 +40,47 @@ def parse_flags(argv=None):
     flag("--ema", type=flags.decay_rate, fixed=True, help="draw with a running average of the weights, such as 0.999")
     flag("--sample_interval", type=whole(1), default=1000, help="batches between two sample grids")
     flag("--fid_interval", type=whole(1), default=10, help="epochs between two evaluations; the last is always one")
-    flag("--fid_samples", type=whole(2), default=100, help="real and generated images an FID compares")
-    flag("--inception_weights", type=flags.weights_file, help="Inception-v3's, or original (default: Jittor's)")
+    flag("--fid_samples", type=whole(2), default=100, help="how many real and how many generated images each FID compares")
+    flag("--inception_weights", type=weights_file, help="Inception-v3's, or original (default: Jittor's)")
+    flag("--classifier", type=flags.file_for(read_classifier), help="a classifier trained on --data_root's images, for their scores")
     flag("--data_root", help="folder with the four MNIST-format .gz files (default: Jittor's own MNIST)")
     flag("--seed", type=whole(0), default=0, fixed=True, help="the same seed gives the same run")
     flag("--max_batches", type=whole(1), fixed=True, help="end every epoch after so many batches (default: all)")
-    flag("--cpu", action="store_true", help="stay on the CPU, also where there is a GPU")
+    flag("--cpu", action="store_true", help="stay on the CPU even if there is a GPU")
     start = {"recorded": False}  # how a run is started, not what it is
     flag("--output_dir", default=".", help="where images/ and results/ go", **start)
     flag("--resume", nargs="?", const="", metavar="PATH", help="go on from a checkpoint (default: own)", **start)
     flag("--overwrite", action="store_true", help="delete the run that --output_dir holds", **start)
-    flag("--digits", type=flags.digit_text, metavar="TEXT", help="draw these with a trained generator", **start)
-    opt = parser.parse_args(argv)
-    opt.checkpoint = None
-    if opt.digits:
-        flags.check_folders(parser, opt.output_dir)
-        opt.generator = flags.find_generator(parser, opt)
-        return opt
-    if opt.resume is not None:
-        opt = flags.resume(parser, opt, argv)
-    flags.check_training_flags(parser, opt)
-    opt.config = parser.config(opt)
-    return opt
+    flag("--digits", type=flags.label_text, metavar="TEXT", help="draw these with a trained generator", **start)
+    return parser
+
+
+def parse_flags(argv=None):
+    """Returns the flags of a command line, those of the run that --resume names below them."""
+    return resume.read_flags(flag_parser(), argv)
 
 
 if __name__ == "__main__":
-    # Before Jittor is imported: its first import compiles for minutes, and it chooses the device.
+    # Not at the end: Jittor's import compiles for minutes the first time, and by then a wrong flag should be known
     opt = parse_flags()
-    outlive_terminal()
     if not opt.digits:
-        start_run(opt)
+        process.start_run(opt)
     if opt.cpu:
         os.environ["nvcc_path"] = ""
 
 import numpy as np
 
+import fid
 from support import digit_classifier
-from support.pages import pictures
-from support.fast.adam import Adam
-from support.saved.checkpoint import Mismatch, describe_saved, load_weights, read_generator
 from support.device import jt, nn
-from support.evaluation import Evaluation
-from support.saved.paths import digits_path, make_folders
-from support.fast.layers import Sequential, Tanh
+from support.evaluation import Evaluation, evaluation_mode, in_parts
+from support.fast.adam import Adam
+from support.fast.layers import FusedSequential, Tanh
 from support.mnist import load_mnist
+from support.pages import pictures
 from support.runs.run import Run
+from support.saved.checkpoint import Mismatch, load_weights, read_generator
+from support.saved.paths import digits_path, make_folders
 
 
 # ---------------------------------------------------------------- networks
@@ -94,18 +93,18 @@ class Generator(nn.Module):
 
     def __init__(self, latent_dim, n_classes, img_size):
         super().__init__()
-        self.latent_dim, self.img_size = latent_dim, img_size
+        self.latent_dim, self.n_classes, self.img_size = latent_dim, n_classes, img_size
         self.label_embedding = nn.Embedding(n_classes, n_classes)
 
         def block(n_in, n_out, normalize=True):
             layers = [nn.Linear(n_in, n_out)]
             if normalize:
-                # The script family that the report builds on writes BatchNorm1d(n, 0.8). It looks like a
-                # momentum, but lands on eps (PyTorch-GAN issue 116); kept, as that is what these scripts train.
+                # The scripts that the report builds on write BatchNorm1d(n, 0.8). It looks like a momentum, but
+                # lands on eps (PyTorch-GAN issue 116); kept, as that is what these scripts train.
                 layers.append(nn.BatchNorm1d(n_out, eps=0.8))
             return layers + [nn.LeakyReLU(0.2)]
 
-        self.model = Sequential(
+        self.model = FusedSequential(
             *block(latent_dim + n_classes, 128, normalize=False),
             *block(128, 256),
             *block(256, 512),
@@ -115,7 +114,7 @@ class Generator(nn.Module):
         )
 
     def execute(self, noise, labels):
-        images = self.model(self.label_embedding(labels), noise)  # Sequential lays its inputs side by side
+        images = self.model(self.label_embedding(labels), noise)  # concatenates its inputs
         return images.reshape(-1, 1, self.img_size, self.img_size)
 
 
@@ -131,7 +130,7 @@ class Discriminator(nn.Module):
         super().__init__()
         self.label_embedding = nn.Embedding(n_classes, n_classes)
         # Jittor creates Dropout switched off, and the report's loop does not switch it on: --dropout does.
-        self.model = Sequential(
+        self.model = FusedSequential(
             nn.Linear(n_classes + img_size * img_size, hidden),
             nn.LeakyReLU(0.2),
             nn.Linear(hidden, hidden),
@@ -157,27 +156,54 @@ def load_data(opt, train):
 def seed_epoch(opt, epoch, dataloader):
     """Makes every random number of an epoch follow from (seed, epoch), whatever was drawn before."""
     jt.set_global_seed(int(np.random.SeedSequence((opt.seed, epoch, jt.rank)).generate_state(1)[0] >> 1))
-    dataloader._shuffle_rng = np.random.default_rng((opt.seed, epoch))  # the loader's own, which that does not reach
+    dataloader._shuffle_rng = np.random.default_rng((opt.seed, epoch))  # the loader draws from one of its own
 
 
 # ---------------------------------------------------------------- training
-def move_average(average, network, decay):
+adversarial_loss = nn.MSELoss()  # to 1 for real, to 0 for generated images: a least-squares GAN (Mao et al. 2017)
+REAL_ABOVE = 0.5  # the validity above which the discriminator's answer counts as real: nearer to 1 than to 0
+
+
+def training_step(opt, generator, discriminator, optimizer_G, optimizer_D, real_images, labels):
+    """Trains both networks on a batch (report: one step); returns {name: loss} to record."""
+    batch_size = real_images.shape[0]
+    valid, fake = jt.ones((batch_size, 1)), jt.zeros((batch_size, 1))
+
+    # Generator: its digits should pass as real
+    noise = jt.randn(batch_size, opt.latent_dim)
+    gen_labels = jt.randint(0, opt.n_classes, (batch_size,))
+    gen_images = generator(noise, gen_labels)
+    g_loss = adversarial_loss(discriminator(gen_images, gen_labels), valid)
+    optimizer_G.step(g_loss)
+
+    # Discriminator: 1 for real images, 0 for the digits just generated
+    real_loss = adversarial_loss(discriminator(real_images, labels), valid)
+    fake_loss = adversarial_loss(discriminator(gen_images.detach(), gen_labels), fake)
+    d_loss = (real_loss + fake_loss) / 2
+    optimizer_D.step(d_loss)
+    return {"d_loss": d_loss, "g_loss": g_loss}
+
+
+def update_ema(ema, network, decay):
     """Moves an exponential moving average of a network's weights and running statistics on by one step."""
-    for mean, value in zip(average.state_dict().values(), network.state_dict().values()):
+    for mean, value in zip(ema.state_dict().values(), network.state_dict().values()):
         mean.update((decay * mean + (1 - decay) * value).detach())
 
 
+def make_generator(opt):
+    return Generator(opt.latent_dim, opt.n_classes, opt.img_size)
+
+
 def train(opt):
-    """Trains both networks (report: one step) and writes grids, log and checkpoint under opt.output_dir.
+    """Trains both networks and writes grids, log and checkpoint under opt.output_dir.
 
     Raises what support.runs.run.Run raises.
     """
     dataloader = load_data(opt, train=True)
-    evaluate = Evaluation(load_data(opt, train=False), opt, generate)
+    evaluate = Evaluation(load_data(opt, train=False), opt, generate, fid, REAL_ABOVE)
     seed_epoch(opt, 0, dataloader)
-    generator = artist = Generator(opt.latent_dim, opt.n_classes, opt.img_size)
+    generator = make_generator(opt)
     discriminator = Discriminator(opt.n_classes, opt.img_size, opt.hidden_d)
-    adversarial_loss = nn.MSELoss()
     optimizer_G = Adam(generator.parameters(), lr=opt.lr, betas=(opt.b1, opt.b2))
     optimizer_D = Adam(discriminator.parameters(), lr=opt.lr_d or opt.lr, betas=(opt.b1, opt.b2))
     networks = {"generator": generator, "discriminator": discriminator}
@@ -185,36 +211,19 @@ def train(opt):
         discriminator.train()
     jt.sync_all()  # draws the weights now, with the seed of epoch 0
     if opt.ema is not None:
-        artist = networks["average"] = Generator(opt.latent_dim, opt.n_classes, opt.img_size)
-        artist.load_state_dict(generator.state_dict())
+        networks["ema"] = make_generator(opt)
+        networks["ema"].load_state_dict(generator.state_dict())
 
     run = Run(opt, networks, {"optimizer_G": optimizer_G, "optimizer_D": optimizer_D})
     for epoch in run.epochs():
         seed_epoch(opt, epoch, dataloader)
         for real_images, labels in run.batches(dataloader):
-            batch_size = real_images.shape[0]
-            valid, fake = jt.ones((batch_size, 1)), jt.zeros((batch_size, 1))
-
-            # Generator: its digits should pass as real
-            noise = jt.randn(batch_size, opt.latent_dim)
-            gen_labels = jt.randint(0, opt.n_classes, (batch_size,))
-            gen_images = generator(noise, gen_labels)
-            validity = discriminator(gen_images, gen_labels)
-            g_loss = adversarial_loss(validity, valid)
-            optimizer_G.step(g_loss, retain_graph=True)
+            losses = training_step(opt, generator, discriminator, optimizer_G, optimizer_D, real_images, labels)
             if opt.ema is not None:
-                move_average(artist, generator, opt.ema)
-
-            # Discriminator: 1 for real images, 0 for the digits just generated. It has not changed since it judged
-            # these, so it need not be asked again; and this step moves its own parameters only
-            real_loss = adversarial_loss(discriminator(real_images, labels), valid)
-            fake_loss = adversarial_loss(validity, fake)
-            d_loss = (real_loss + fake_loss) / 2
-            optimizer_D.step(d_loss)
-
-            run.record(d_loss, g_loss)
+                update_ema(networks["ema"], generator, opt.ema)
+            run.record(**losses)
             if run.grid_due():
-                save_samples(run.grid_path(), artist, opt)
+                save_samples(run.grid_path(), networks.get("ema", generator), opt)
         if run.evaluation_due():
             run.log_scores(evaluate(networks, epoch))
 
@@ -223,12 +232,8 @@ def train(opt):
 def generate(generator, noise, labels):
     """Returns images (N, 1, S, S) in [-1, 1] as an array, drawn in evaluation mode."""
     noise, labels = noise.astype(np.float32), labels.astype(np.int32)
-    generator.eval()
-    with jt.no_grad():
-        parts = [slice(start, start + 2000) for start in range(0, len(labels), 2000)]  # bounds the memory
-        images = [generator(jt.array(noise[part]), jt.array(labels[part])).numpy() for part in parts]
-    generator.train()
-    return np.concatenate(images)
+    with evaluation_mode(generator):
+        return in_parts(generator, noise, labels, size=2000)
 
 
 def save_samples(path, generator, opt):
@@ -243,25 +248,27 @@ def save_samples(path, generator, opt):
 def load_generator(path):
     """Returns the trained generator in a checkpoint, or in a file that holds it alone.
 
-    Raises ValueError where there is none, Mismatch where it does not fit the class above.
+    Raises ValueError if there is none, Mismatch if it does not fit the class above.
     """
-    sizes, weights = read_generator(path)
-    generator = Generator(**sizes)
+    config, weights, _ = read_generator(path)
+    generator = make_generator(flag_parser().parse_args([], config))
     load_weights(generator, weights, path)
     return generator
 
 
 def draw_digits(opt):
     """Draws the text of --digits with a trained generator, as images/digits.png under opt.output_dir."""
-    generator = load_generator(opt.generator)
-    labels = np.array([int(character) for character in opt.digits if character.isdigit()])
+    path = resume.generator_path(opt)
+    generator = load_generator(path)
+    rows = pictures.labels_of(opt.digits, generator.n_classes)
+    labels = np.array([label for row in rows for label in row if label is not None])
     noise = np.random.default_rng(opt.seed).standard_normal((len(labels), generator.latent_dim))
     images = generate(generator, noise, labels)
-    _, read = digit_classifier.read_digits(digit_classifier.load(), images)
     make_folders(opt.output_dir)
     target = digits_path(opt.output_dir)
-    pictures.save_picture(target, pictures.lay_out(opt.digits, images))
-    print(f"{target}: drawn by the generator in {opt.generator}, read as {''.join(map(str, read))} by a classifier")
+    pictures.save_picture(target, pictures.lay_out(rows, images))
+    read = digit_classifier.reading(path, images)
+    print(f"{target}: drawn by the generator in {path}{read}")
 
 
 if __name__ == "__main__":
@@ -269,8 +276,5 @@ if __name__ == "__main__":
         draw_digits(opt) if opt.digits else train(opt)
     except Mismatch as error:
         refuse(error)
-    except FloatingPointError as error:
-        sys.exit(f"Training diverged in {error}. A smaller --lr helps. {describe_saved(opt.output_dir)}")
-    except OSError as error:
-        saved = "" if opt.digits else f". {describe_saved(opt.output_dir)}"
-        sys.exit(f"{error.filename or opt.output_dir}: {error.strerror or error}{saved}")
+    except (FloatingPointError, OSError) as error:
+        process.end_run(opt, error)

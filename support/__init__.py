@@ -1,6 +1,23 @@
-"""What a reader of the experiment may skip."""
+"""What the scripts lean on, and a reader of the experiment may skip. Nothing here imports a script.
 
-import os
+device.py               the only door to Jittor: jt and nn
+patches.py              Jittor's own sources, mended as they are loaded
+mpi.py                  this process among those that mpirun started
+flags.py                command lines: types that check what is typed, and a parser
+idx.py                  reads and checks the files that data come in;  mnist.py  the data as Jittor's loader gives it
+evaluation.py           what an evaluation measures
+digit_classifier.py     a classifier for scores that mean something on digits; its weights beside it
+inception_weights.py    reads and finds the weights behind FID;  inception.py  the network
+images.py               reads pictures that people bring
+fast/                   the same numbers, faster: layers.py with layers.h, adam.py
+saved/                  what a run leaves on disk: paths.py, log.py, checkpoint.py, classifier.py
+pages/                  what people look at, made from that: pictures.py, page.py, page.html, networks.py, animation.py
+runs/                   what makes it: run.py, process.py, resume.py
+
+Flags are checked before Jittor is imported, which compiles for minutes the first time. So a module either needs Jittor
+(device, mnist, evaluation, digit_classifier, inception, fast, run) or, like all others, does not.
+"""
+
 import sys
 
 if not (3, 8) <= sys.version_info[:2] <= (3, 13):
@@ -8,6 +25,3 @@ if not (3, 8) <= sys.version_info[:2] <= (3, 13):
         f"This is Python {sys.version_info[0]}.{sys.version_info[1]}; Jittor, on NumPy 1, needs Python 3.8 to 3.13, "
         "which uv (uv venv --seed --python 3.12 .venv) or conda (conda create -n cgan python=3.12) brings."
     )
-for stream in ("stdout", "stderr"):
-    if getattr(sys, stream) is None:  # the shell closed it: >&-
-        setattr(sys, stream, open(os.devnull, "w"))

@@ -1,8 +1,8 @@
-"""Jittor, imported on the device that this machine can really run: `from support.device import jt`.
+"""The only door to Jittor, imported on the device that this machine can really run: `from support.device import jt, nn`.
 
-A bare `import jittor` dies where nvcc is installed without a CUDA runtime or a GPU, and in a virtual
-environment of a Python whose `python3.X-config` is not in /usr/bin. Both are settled here, through
-environment variables that Jittor reads at its import:
+A bare `import jittor` dies if nvcc is installed without a CUDA runtime or a GPU, and in a virtual environment of a
+Python whose `python3.X-config` is not in /usr/bin. Both are settled here, through environment variables that Jittor
+reads at its import:
 
     nvcc_path           the empty string keeps Jittor on the CPU
     python_config_path  where the interpreter's python3.X-config is
@@ -36,11 +36,10 @@ from support.patches import MendingFinder, share_headers
 
 PREREQUISITES = "sudo apt install g++ python3-dev"
 GPU_WORKS = 42  # an exit status that Jittor itself does not end with
-STARTED_ANEW = "CGAN_STARTED_ANEW"  # in the environment of a program that was started a second time
 
 
 def count_gpus():
-    """Returns how many CUDA devices the driver offers; 0 where there is no driver."""
+    """Returns how many CUDA devices the driver offers; 0 if there is no driver."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -53,10 +52,10 @@ def count_gpus():
 
 def cuda_works():
     """Tries CUDA in a process of its own: an import that fails half way cannot be undone in this one."""
-    # The probe is no part of an MPI job, even where this process is.
+    # The probe is no part of an MPI job, even if this process is.
     env = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "PMI_"))}
     probe = [sys.executable, "-m", "support.device"]
-    for _ in range(2):  # Jittor ends with 0 where it has compiled a part of itself anew, and asks for a second start
+    for _ in range(2):  # Jittor ends with 0 if it has compiled a part of itself anew, and asks for a second start
         status = subprocess.run(probe, cwd=PROJECT, env={**env, "use_mpi": "0"}, capture_output=True).returncode
         if status:
             break
@@ -64,7 +63,7 @@ def cuda_works():
 
 
 def probe():
-    """Ends the program with GPU_WORKS where a GPU computes what training and FID need, one of each kind of kernel."""
+    """Ends the program with GPU_WORKS if a GPU computes what training and FID need, one of each kind of kernel."""
     import jittor
     import jittor_utils
 
@@ -77,7 +76,7 @@ def probe():
 
 
 def check_compiler():
-    """Ends the program with one sentence where Jittor could not compile its kernels."""
+    """Ends the program with one sentence if Jittor could not compile its kernels."""
     compiler = os.environ.get("cc_path", "clang++" if sys.platform == "darwin" else "g++")
     header = os.path.join(sysconfig.get_path("include"), "Python.h")
     name = f"python3.{sys.version_info.minor}-config"
@@ -96,20 +95,8 @@ def check_compiler():
         os.environ.setdefault("python_config_path", configs[0])
 
 
-def check_home():
-    """Lets JITTOR_HOME stand in for a HOME that cannot be written, where Jittor makes a folder in any case."""
-    folder = os.path.join(os.path.expanduser("~"), ".cache", "jittor")
-    try:
-        os.makedirs(folder, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
-    except OSError:
-        writable = False
-    if not writable and "JITTOR_HOME" in os.environ:
-        os.environ["HOME"] = os.environ["JITTOR_HOME"]  # for good: Jittor's child processes look there too
-
-
 def hide_space(jittor, folder):
-    """Gives Jittor a link in `folder` for a virtual environment whose path has a space.
+    """Gives Jittor a link in `folder` to a virtual environment whose path has a space.
 
     Its commands that compile kernels hold the paths of Python and of its own sources without quotes.
     """
@@ -119,23 +106,6 @@ def hide_space(jittor, folder):
             os.symlink(sys.prefix, link)
         for flag in ("python_path", "jittor_path"):
             setattr(jittor.flags, flag, getattr(jittor.flags, flag).replace(sys.prefix, link))
-
-
-def start_anew():
-    """Starts the program a second time where it is one of this project's scripts, else ends it with one sentence.
-
-    A test runner, a notebook or somebody's own program may hold what a second start would lose.
-    """
-    script = getattr(sys.modules["__main__"], "__file__", None)  # None in a console or notebook
-    folders = [PROJECT, os.path.join(PROJECT, "support"), os.path.join(PROJECT, "benchmarks")]
-    if script and os.path.dirname(os.path.abspath(script)) in folders and STARTED_ANEW not in os.environ:
-        command = getattr(sys, "orig_argv", None)
-        if not command:  # before Python 3.10
-            with open("/proc/self/cmdline", "rb") as file:
-                command = file.read().split(b"\0")[:-1]
-        os.environ[STARTED_ANEW] = "1"
-        os.execv(sys.executable, [sys.executable, *command[1:]])
-    sys.exit("Jittor's settings on this machine have changed and it was compiled anew: run the same command again.")
 
 
 @contextlib.contextmanager
@@ -157,7 +127,7 @@ def quiet():
 def own_signals():
     """Keeps Jittor, imported inside, from ending the program at Ctrl-C or when a child of it dies of a signal."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # where handlers cannot be set
+        yield  # handlers cannot be set there
         return
     jupyter = os.environ.setdefault("JPY_PARENT_PID", "")  # in Jupyter, Jittor leaves Ctrl-C alone
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
@@ -171,14 +141,13 @@ def own_signals():
 
 
 def import_jittor():
-    """Returns the module jittor, on CUDA where a GPU works, on the CPU otherwise.
+    """Returns the module jittor, on CUDA if a GPU works, on the CPU otherwise.
 
     Jittor compiles itself at its first import; one line on standard error says so and how long it takes.
     """
     if "jittor" in sys.modules:
         return sys.modules["jittor"]
     check_compiler()
-    check_home()
     os.environ.setdefault("cache_name", "cgan1")  # another number where patches compiles in another way
     os.environ["use_mpi"] = "1" if "OMPI_COMM_WORLD_SIZE" in os.environ else "0"
     os.environ.setdefault("log_silent", "1")
@@ -191,12 +160,12 @@ def import_jittor():
         import jittor_utils.lock
     except OSError as error:
         sys.exit(
-            f"{error.filename}: {error.strerror}. Jittor keeps its compiled code there: set JITTOR_HOME to a folder "
-            "that can be written."
+            f"{error.filename}: {error.strerror}. Jittor keeps its compiled code there: set HOME and JITTOR_HOME to "
+            "folders that can be written."
         )
     if " " in jittor_utils.cache_path:
         sys.exit(
-            f"{jittor_utils.cache_path}: Jittor keeps its compiled code there, and cannot where the path has a space: "
+            f"{jittor_utils.cache_path}: Jittor keeps its compiled code there, and cannot if the path has a space: "
             "set JITTOR_HOME to a folder without one."
         )
     if not glob.glob(os.path.join(glob.escape(jittor_utils.cache_path), "**", "jittor_core*.so"), recursive=True):
@@ -215,9 +184,11 @@ def import_jittor():
         # Jittor prints which helper archives it unpacks and how oneDNN's example runs
         with own_signals(), quiet():
             import jittor
+            import jittor.dataset
+            import jittor.models
+            import jittor.transform
     except SystemExit:  # it compiled a part of itself anew that it had already loaded
-        start_anew()
-    os.environ.pop(STARTED_ANEW, None)
+        sys.exit("Jittor's settings on this machine have changed and it was compiled anew: run the same command again.")
     hide_space(jittor, jittor_utils.cache_path)
     if jittor.has_cuda:
         jittor.flags.use_cuda = 1
@@ -230,3 +201,4 @@ if __name__ == "__main__":
     probe()
 else:
     jt = import_jittor()
+    nn = jt.nn

@@ -1,6 +1,7 @@
-"""A small convolutional network that reads digits, for figures that mean something on digits.
+"""A small convolutional network that reads digits, for metrics that mean something on digits.
 
     python -m support.digit_classifier      trains it again on MNIST's 60,000 training images
+    python -m support.digit_classifier --data_root DIR --output FILE        trains one for other images
 
 `digit_classifier.npz` beside this file holds its weights. cgan.py and fid.py take from it the label accuracy (is the
 digit drawn the digit asked for?) and the features for a Fréchet distance that sees digits, where Inception's see
@@ -12,18 +13,21 @@ import os
 import numpy as np
 from tqdm import tqdm
 
+from support import idx
 from support.device import jt, nn
-from support.saved.paths import atomic_write
+from support.flags import Parser
 from support.mnist import load_mnist
+from support.saved.classifier import WEIGHTS, read_classifier
+from support.saved.checkpoint import read_generator
+from support.saved.paths import atomic_write
 
-WEIGHTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "digit_classifier.npz")
 IMG_SIZE = 32
 
 
 class DigitClassifier(nn.Module):
-    """Reads the digit in an image: images (N, 1, S, S) in [-1, 1], resized to 32 x 32 -> logits (N, 10)."""
+    """Reads the label of an image: images (N, 1, S, S) in [-1, 1], resized to 32 x 32 -> logits (N, n_labels)."""
 
-    def __init__(self):
+    def __init__(self, n_labels=10):
         super().__init__()
 
         def block(n_in, n_out, kernel, stride):
@@ -39,7 +43,7 @@ class DigitClassifier(nn.Module):
         )
         self.penultimate = nn.Linear(64 * 4 * 4, 128)
         self.dropout = nn.Dropout(0.3)
-        self.last = nn.Linear(128, 10)
+        self.last = nn.Linear(128, n_labels)
 
     def features(self, images):
         """Returns the penultimate layer's features, (N, 128), each at least 0."""
@@ -53,23 +57,46 @@ class DigitClassifier(nn.Module):
 
 
 def load(path=WEIGHTS):
-    """Returns the trained classifier in evaluation mode."""
-    model = DigitClassifier()
-    with np.load(path, allow_pickle=False) as weights:
-        model.load_state_dict(dict(weights))
+    """Returns the trained classifier in evaluation mode; raises ValueError if the file holds none."""
+    weights = read_classifier(path)
+    del weights["data"]
+    model = DigitClassifier(len(weights["last.bias"]))
+    model.load_state_dict(weights)
     model.eval()
     return model
 
 
-def read_digits(model, images, batch_size=500):
-    """Returns (features (N, 128), digits (N,)) as arrays, for images (N, 1, S, S) in [-1, 1]."""
-    features, digits = [], []
+def find(data, path=None):
+    """Returns the classifier for images with this SHA-256, see support.idx.Facts, or None if there is none for them.
+
+    path: the file to look into; None for the one that reads MNIST's digits.
+    """
+    path = path if path and os.path.exists(path) else WEIGHTS
+    return load(path) if read_classifier(path)["data"] == data else None
+
+
+def read_labels(model, images, batch_size=500):
+    """Returns (features (N, 128), labels (N,)) as arrays, for images (N, 1, S, S) in [-1, 1]."""
+    features, labels = [], []
     with jt.no_grad():
         for start in range(0, len(images), batch_size):
             batch_features = model.features(jt.array(images[start : start + batch_size]))
             features.append(batch_features.numpy())
-            digits.append(model.last(batch_features).numpy().argmax(1))
-    return np.concatenate(features), np.concatenate(digits)
+            labels.append(model.last(batch_features).numpy().argmax(1))
+    return np.concatenate(features), np.concatenate(labels)
+
+
+def reading(path, images):
+    """Returns how the images of a generator are read, as the end of a sentence, or "" if no classifier knows its data.
+
+    path: as support.saved.checkpoint.read_generator takes it.
+    """
+    config, _, data = read_generator(path)
+    classifier = find(data, config.get("classifier"))
+    if not classifier:
+        return ""
+    labels = read_labels(classifier, images)[1]
+    return f", read as {('' if config['n_classes'] <= 10 else ' ').join(map(str, labels))} by a classifier"
 
 
 def shift(images, rng, most=2):
@@ -81,16 +108,17 @@ def shift(images, rng, most=2):
     return padded[np.arange(n).reshape(-1, 1, 1), 0, rows, columns][:, None]
 
 
-def train(data=None, n_epochs=8, batch_size=128, lr=0.002, seed=0):
+def train(data=None, data_root=None, n_epochs=8, batch_size=128, lr=0.002, seed=0):
     """Trains a classifier, with a learning rate that falls to 0; returns it.
 
-    data: images (N, 1, S, S) in [-1, 1] and labels (N,) int32; None for MNIST's training images.
+    data: images (N, 1, S, S) in [-1, 1] and labels (N,) int32; None for the training images of data_root, as
+    support.mnist.load_mnist takes it, whose test images the accuracy is printed of.
     """
     jt.set_global_seed(seed)
     rng = np.random.default_rng(seed)
-    images, labels = data or load_mnist(train=True, img_size=IMG_SIZE).arrays()
-    test_images, test_labels = load_mnist(train=False, img_size=IMG_SIZE).arrays()
-    model = DigitClassifier()
+    images, labels = data or load_mnist(True, IMG_SIZE, data_root).arrays()
+    test_images, test_labels = load_mnist(False, IMG_SIZE, data_root).arrays()
+    model = DigitClassifier(idx.data_facts(data_root).n_labels)
     optimizer = nn.Adam(model.parameters(), lr)
     n_steps, step = n_epochs * (len(images) // batch_size), 0
     for epoch in range(1, n_epochs + 1):
@@ -102,12 +130,28 @@ def train(data=None, n_epochs=8, batch_size=128, lr=0.002, seed=0):
             optimizer.step(nn.cross_entropy_loss(logits, jt.array(labels[picked])))
             step += 1
         model.eval()
-        accuracy = (read_digits(model, test_images)[1] == test_labels).mean()
+        accuracy = (read_labels(model, test_images)[1] == test_labels).mean()
         print(f"[Epoch {epoch}/{n_epochs}] [test accuracy {accuracy:.4f}]", flush=True)
     return model
 
 
+def main():
+    parser = Parser("Trains the classifier behind digit FID and label accuracy.")
+    parser.add_argument("--data_root", help="folder with four MNIST-format .gz files (default: Jittor's own MNIST)")
+    parser.add_argument("--output", default=WEIGHTS, help="the .npz to write")
+    opt = parser.parse_args()
+    if opt.data_root and opt.output == WEIGHTS:
+        parser.error("argument --output: must name a file of its own for other images than MNIST's")
+    try:
+        data = idx.data_facts(opt.data_root).sha256
+        trained = {name: value.numpy() for name, value in train(data_root=opt.data_root).state_dict().items()}
+        atomic_write(opt.output, lambda file: np.savez_compressed(file, data=data, **trained))
+    except ValueError as error:
+        parser.error(f"argument --data_root: {error}")
+    except OSError as error:
+        parser.error(f"argument --output: {opt.output}: {error.strerror}")
+    print(f"wrote {opt.output}")
+
+
 if __name__ == "__main__":
-    trained = {name: value.numpy() for name, value in train().state_dict().items()}
-    atomic_write(WEIGHTS, lambda file: np.savez_compressed(file, **trained))
-    print(f"wrote {WEIGHTS}")
+    main()

@@ -1,28 +1,36 @@
-"""Checks the four files that MNIST comes in, without Jittor: gzipped, in the idx format."""
+"""Reads and checks the four files that MNIST comes in, gzipped, in the idx format; without Jittor."""
 
+import functools
 import gzip
 import hashlib
 import os
 import struct
+from typing import NamedTuple
 
 IMAGE_MAGIC, LABEL_MAGIC = 2051, 2049
-CHUNK, MAX_CHUNKS = 2**20, 1000  # bytes read at a time, and how often; MNIST's largest file takes 47 MB
 FILES = [  # of the training and of the test set
     ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
     ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
 ]
-# (training images, test images, highest label, SHA-256 of training images and labels) of the real MNIST
-MNIST = 60000, 10000, 9, "edc0d1098aa497be14ace79ddd5171e5a3dcf9c4d196c015389203eb3ba1f59b"
+
+
+class Facts(NamedTuple):
+    """What is known of a data set: how many images and labels it has, and the SHA-256 of its training set."""
+
+    n_train: int
+    n_test: int
+    n_labels: int
+    sha256: str
+
+
+MNIST = Facts(60000, 10000, 10, "edc0d1098aa497be14ace79ddd5171e5a3dcf9c4d196c015389203eb3ba1f59b")
 
 
 def read_idx(path, magic):
     """Returns (number of items, bytes of all items) of a gzipped idx file; raises ValueError naming `path`."""
     try:
         with gzip.open(path, "rb") as file:
-            chunks = [file.read(CHUNK)]  # not all at once: gzip would take that much memory for any file
-            while chunks[-1] and len(chunks) < MAX_CHUNKS:
-                chunks.append(file.read(CHUNK))
-        data = b"".join(chunks)
+            data = file.read()
     except FileNotFoundError:
         raise ValueError(f"{path} is missing")
     except (OSError, EOFError, ValueError) as error:  # EOFError: cut off; gzip.BadGzipFile is an OSError
@@ -41,19 +49,21 @@ def read_idx(path, magic):
     return count, data[header:]
 
 
-def read_data_root(folder):
-    """Checks the four files of a data set in MNIST's format.
+@functools.lru_cache(maxsize=None)
+def data_facts(data_root):
+    """Returns the Facts of the data set in a folder, None for the real MNIST, after checking its four files.
 
-    Returns (number of training images, number of test images, highest label, SHA-256 of training images and labels).
     Raises ValueError that names the file and what is wrong.
     """
+    if data_root is None:
+        return MNIST
     highest, counts, sha256 = 0, [], []
     for images, labels in FILES:
-        n_images, pixels = read_idx(os.path.join(folder, images), IMAGE_MAGIC)
-        n_labels, values = read_idx(os.path.join(folder, labels), LABEL_MAGIC)
+        n_images, pixels = read_idx(os.path.join(data_root, images), IMAGE_MAGIC)
+        n_labels, values = read_idx(os.path.join(data_root, labels), LABEL_MAGIC)
         if n_labels != n_images:
-            raise ValueError(f"{folder}: {images} holds {n_images} images, but {labels} {n_labels} labels")
+            raise ValueError(f"{data_root}: {images} holds {n_images} images, but {labels} {n_labels} labels")
         counts.append(n_images)
         highest = max(highest, max(values))
         sha256.append(hashlib.sha256(pixels + values).hexdigest())
-    return (*counts, highest, sha256[0])
+    return Facts(*counts, highest + 1, sha256[0])

@@ -9,11 +9,9 @@ import sys
 import numpy as np
 from PIL import Image
 
-from support.device import jt, quiet  # noqa: F401, before the next imports
+from support.device import jt, quiet
 
-# isort: split
-import jittor.transform as transform
-from jittor.dataset.mnist import MNIST
+transform, MNIST = jt.transform, jt.dataset.mnist.MNIST
 
 
 class TransformedMNIST(MNIST):
@@ -63,7 +61,7 @@ def resize(images, size, chunk=1000):
 
 
 def load_mnist(train, img_size=32, data_root=None):
-    """Returns a TransformedMNIST; ends the program with one sentence where there is no MNIST."""
+    """Returns a TransformedMNIST; ends the program with one sentence if there is no MNIST."""
     try:
         return TransformedMNIST(train, img_size, data_root)
     except RuntimeError:

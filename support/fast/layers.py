@@ -1,6 +1,6 @@
-"""Layers of jittor.nn that are slow or wrong on a CPU, under their own names.
+"""Layers of jittor.nn that are slow or wrong on a CPU.
 
-Sequential runs the linear layers in it, each with the normalisation and the activation behind it, as one operator
+FusedSequential runs the linear layers in it, each with the normalisation and the activation behind it, as one operator
 (layers.h); Tanh's gradient is wrong in Jittor. Each computes what jittor.nn's class of that name computes, with the
 same parameters; on a GPU, Sequential is that class. Gradients of gradients, as a gradient penalty takes them, are 0
 here, as through every jittor.Function; jittor.nn.Sequential has them.
@@ -106,7 +106,7 @@ class Stack:
         parameters = self.parameters()
         shapes = [(len(inputs[0]), width) for width in self.widths] + self.shapes
         if any(var.shape != shape or var.dtype != "float32" for var, shape in zip([*inputs, *parameters], shapes)):
-            x = side_by_side(*inputs)
+            x = concat(*inputs)
             for group in self.groups:
                 for layer in filter(None, group):
                     x = layer(x)
@@ -162,12 +162,12 @@ def leaky_slope(layer):
     return layer.kw.get("scale", layer.args[0] if layer.args else 0.01)
 
 
-class Sequential(nn.Sequential):
+class FusedSequential(nn.Sequential):
     """jittor.nn.Sequential of several inputs (N, any) side by side; its linear layers are Stacks where they can be."""
 
     def execute(self, *inputs):
         if jt.flags.use_cuda:
-            return super().execute(side_by_side(*inputs))
+            return super().execute(concat(*inputs))
         first, *others = self.parts([x.shape[-1] for x in inputs])
         x = first(*inputs)
         for part in others:
@@ -186,7 +186,7 @@ class Sequential(nn.Sequential):
         return self.found
 
 
-def side_by_side(*inputs):
+def concat(*inputs):
     return jt.concat(list(inputs), dim=1) if len(inputs) > 1 else inputs[0]
 
 
@@ -207,7 +207,7 @@ def find_stacks(layers, widths):
         if layer is not None:
             parts.append(layer)
             width = None
-    return parts if parts and isinstance(parts[0], Stack) else [side_by_side, *parts]
+    return parts if parts and isinstance(parts[0], Stack) else [concat, *parts]
 
 
 KINDS = (nn.Linear, nn.BatchNorm1d, nn.LeakyReLU, nn.Dropout, Tanh)

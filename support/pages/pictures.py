@@ -17,25 +17,34 @@ def save_picture(path, values):
 def stretch(images):
     """Returns images stretched to [-1, 1]; the half percent of the values at either end is clipped.
 
-    It shows the noise that an untrained generator draws, whose values lie close together. The script family does so
-    too, with all values; but then a few outliers would set the range.
+    It shows the noise that an untrained generator draws, whose values lie close together. The scripts that the report
+    builds on do so too, with all values; but then a few outliers would set the range.
     """
     low, high = np.percentile(images, [0.5, 99.5])
     return ((images - low) / max(high - low, 1e-6) * 2 - 1).clip(-1, 1)
 
 
-def lay_out(text, images):
-    """Returns `text` as values (H, W) in [-1, 1]: words in a row, rows below each other, black around them.
+def labels_of(text, n_classes):
+    """Returns the rows of a text as lists of labels, None for a gap.
 
-    text: digits, spaces and newlines, at least one digit; images: (digits in text, 1, S, S) in [-1, 1], in their order.
+    Of up to 10 classes every digit is a label and every space a gap; of more, every number between spaces is a label.
     """
-    rows = text.split("\n")
+    if n_classes > 10:
+        return [[int(word) for word in row.split()] for row in text.split("\n")]
+    return [[int(character) if character.isdigit() else None for character in row] for row in text.split("\n")]
+
+
+def lay_out(rows, images):
+    """Returns rows of labels, as labels_of makes them, as values (H, W) in [-1, 1], black around the images.
+
+    images: (labels in rows, 1, S, S) in [-1, 1], in their order.
+    """
     size = images.shape[-1] + GAP
     canvas = np.full((size * len(rows) + GAP, size * max(map(len, rows)) + GAP), -1.0)
     remaining = iter(images[:, 0])
     for y, row in enumerate(rows):
-        for x, character in enumerate(row):
-            if character.isdigit():
+        for x, label in enumerate(row):
+            if label is not None:
                 top, left = size * y + GAP, size * x + GAP
                 canvas[top : top + size - GAP, left : left + size - GAP] = next(remaining)
     return canvas

@@ -1,7 +1,4 @@
-"""What a run's process does before Jittor is imported: it claims the run's folder, and outlives its terminal.
-
-Jittor shares a run among processes that Open MPI started; they are told apart here by its environment variables.
-"""
+"""What a run's process does before Jittor is imported: it claims the run's folder and takes over Ctrl-C."""
 
 import fcntl
 import os
@@ -9,82 +6,16 @@ import shutil
 import signal
 import sys
 
-from support.saved.checkpoint import describe_saved
-from support.saved.paths import checkpoint_path, clear_leftovers, holds_run, lock_path, make_folders
-
-RANK = int(os.environ.get("OMPI_COMM_WORLD_RANK", 0))  # of this process among those that mpirun started
-PROCESSES = int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1))
-# How other launchers tell a process its rank, and how many there are
-OTHER_LAUNCHERS = [("PMI_RANK", "PMI_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")]
-
-
-def refuse(message):
-    """Ends the program with one line and status 2; of several processes only the first one prints it."""
-    if not RANK:
-        print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
-    sys.exit(2)
-
-
-def check_launcher():
-    """Ends the program with one sentence where Jittor would not see that it was started several times."""
-    if PROCESSES > 1 and not shutil.which(os.environ.get("mpicc_path", "mpicc")):
-        refuse("several processes need Open MPI's compiler mpicc; on Debian or Ubuntu: sudo apt install libopenmpi-dev")
-    for rank, processes in OTHER_LAUNCHERS:
-        if "OMPI_COMM_WORLD_SIZE" not in os.environ and int(os.environ.get(processes) or 1) > 1:
-            if os.environ.get(rank) != "0":
-                sys.exit(2)
-            refuse(
-                f"started {os.environ[processes]} times, but not by Open MPI, which is what Jittor knows: "
-                "mpirun -np N python cgan.py (under Slurm, inside sbatch or salloc)"
-            )
-
-
-class LastingStream:
-    """A text stream whose reader may go away: what is written to it from then on is dropped."""
-
-    def __init__(self, stream):
-        self.stream = stream
-
-    def __getattr__(self, name):
-        return getattr(self.stream, name)
-
-    def write(self, text):
-        try:
-            self.stream.write(text)
-            self.stream.flush()  # progress is seen at once, also in a file
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
-        return len(text)
-
-    def flush(self):
-        self.write("")
-
-
-def outlive_terminal():
-    """Lets the program go on where its terminal is closed or the reader of its output ends."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        stream.reconfigure(errors="backslashreplace")  # a path need not be text
-        setattr(sys, name, LastingStream(stream))
-
-
-def check_folder(opt):
-    """Ends the program where --output_dir holds a run that this one is neither to go on with nor to replace."""
-    own = opt.resume and os.path.realpath(opt.resume) == os.path.realpath(checkpoint_path(opt.output_dir))
-    if holds_run(opt.output_dir) and not (own or opt.overwrite):
-        refuse(
-            f"argument --output_dir: {opt.output_dir} holds a run already: --resume goes on with it, another "
-            "--output_dir keeps it, --overwrite deletes it"
-        )
-    opt.overwrite = opt.overwrite and not own
+from support.mpi import PROCESSES, RANK, refuse
+from support.runs.resume import describe_saved, goes_on_in_place
+from support.saved.paths import clear_leftovers, holds_run, lock_path, make_folders
 
 
 def lock_run(output_dir):
     """Makes the folders of a run and locks them until the process ends, however it ends.
 
-    Returns whether that worked, or False where another process holds the lock. Raises OSError where a folder cannot be
-    made. A file is locked, not its folder, as network file systems lock only what is open for writing.
+    Returns whether that worked, or False if another process holds the lock. Raises OSError if a folder cannot be made.
+    A file is locked, not its folder, as network file systems lock only what is open for writing.
     """
     make_folders(output_dir)
     lock = os.open(lock_path(output_dir), os.O_RDWR | os.O_CREAT, 0o666)
@@ -102,11 +33,19 @@ def lock_run(output_dir):
 def start_run(opt):
     """Claims opt.output_dir for this process (for the first of several) and takes over Ctrl-C and SIGTERM.
 
-    Ends the program with one sentence where the folder holds a run, another run is writing there, or it cannot be made.
+    Ends the program with one sentence if the folder holds a run that this one is neither to go on with nor to replace,
+    if another run is writing there, or if it cannot be made.
     """
     output_dir = opt.output_dir
-    check_launcher()
-    check_folder(opt)
+    if PROCESSES > 1 and not shutil.which(os.environ.get("mpicc_path", "mpicc")):
+        refuse("several processes need Open MPI's compiler mpicc; on Debian or Ubuntu: sudo apt install libopenmpi-dev")
+    if holds_run(output_dir) and not (opt.overwrite or goes_on_in_place(opt)):
+        refuse(
+            f"argument --output_dir: {output_dir} holds a run already: --resume goes on with it, another --output_dir "
+            "keeps it, --overwrite deletes it"
+        )
+    for name in ("stdout", "stderr"):  # progress is seen at once, also in a file; a path need not be text
+        getattr(sys, name).reconfigure(errors="backslashreplace", line_buffering=True)
     if RANK:
         return
     try:
@@ -133,3 +72,14 @@ def start_run(opt):
     for number in signals:
         signal.signal(number, end)
     os.register_at_fork(after_in_child=hand_back)  # the processes that Jittor compiles in end by SIGTERM
+
+
+def end_run(opt, error):
+    """Ends the program, whose run `error` has stopped, with one sentence that says what is saved."""
+    what = f"Training diverged in {error}. A smaller --lr helps."
+    if isinstance(error, OSError):
+        what = f"{error.filename or opt.output_dir}: {error.strerror or error}."
+    if isinstance(error, BrokenPipeError):  # head, or a terminal that was closed: nobody reads on
+        what = "Nobody reads the output any more."
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(what if opt.digits else f"{what} {describe_saved(opt.output_dir)}")

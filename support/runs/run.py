@@ -4,27 +4,33 @@
     for epoch in run.epochs():
         for images, labels in run.batches(dataloader):
             ...
-            run.record(d_loss, g_loss)
+            run.record(d_loss=d_loss, g_loss=g_loss)
 
-It starts or goes on; shows progress; ends where a loss is not finite; after every epoch writes log and checkpoint, and
+It starts or goes on; shows progress; ends if a loss is not finite; after every epoch writes log and checkpoint, and
 after an evaluation the page.
 """
 
+import hashlib
 import itertools
-import json
 import os
 import platform
 import re
+import subprocess
+import sys
 import time
 
 import numpy as np
 from tqdm import tqdm
 
-from support.pages import page
-from support.saved import checkpoint
+from support import idx
 from support.device import jt
-from support.saved.paths import clear_run, grid_path, log_path, make_folders, page_path, atomic_write
-from support.saved.log import read_log
+from support.evaluation import evaluation_mode
+from support.pages.networks import page_layers
+from support.pages.page import run_name, write_page
+from support.runs.resume import goes_on_in_place
+from support.saved import checkpoint
+from support.saved.log import read_log, save_log
+from support.saved.paths import PROJECT, clear_run, grid_path, log_path, make_folders, page_path
 
 PROGRESS_INTERVAL = 50  # batches between two lines of progress (report: every 50 batches)
 PAGE_SHARE = 0.01  # of the time between two evaluations, for the run's page
@@ -41,11 +47,34 @@ def describe_processor():
     return ", ".join([facts.get("model name") or platform.machine(), *vectors[:1]])
 
 
+def output_of(*command):
+    """Returns what a command prints, or None if it fails or is not there."""
+    try:
+        done = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    except OSError:
+        return None
+    return None if done.returncode else done.stdout
+
+
+def describe_code():
+    """Returns which code runs: the git commit, with a hash of its local changes; without a repository cgan.py's hash."""
+    commit = output_of("git", "rev-parse", "--short", "HEAD") if os.path.exists(os.path.join(PROJECT, ".git")) else None
+    if commit is None:
+        with open(os.path.join(PROJECT, "cgan.py"), "rb") as file:
+            return f"cgan.py {hashlib.sha256(file.read()).hexdigest()[:12]}"
+    changes = output_of("git", "diff", "HEAD", "--", "*.py", "*.h")
+    return commit.decode().strip() + (f", changed ({hashlib.sha256(changes).hexdigest()[:12]})" if changes else "")
+
+
 def describe_environment():
     """Returns what a run's numbers may depend on beside its flags."""
+    compiler = output_of(jt.flags.cc_path, "-dumpfullversion") or b"?"
     return {
+        "code": describe_code(),
         "jittor": jt.__version__,
         "python": platform.python_version(),
+        "numpy": np.__version__,
+        "compiler": f"{os.path.basename(jt.flags.cc_path)} {compiler.decode().strip()}",
         "device": "cuda" if jt.flags.use_cuda else "cpu",
         "processor": describe_processor(),
         "processes": jt.world_size,
@@ -58,11 +87,11 @@ def changed(before, now):
 
 
 class Run:
-    """The run in opt.output_dir, from its start or from the checkpoint opt.checkpoint.
+    """The run in opt.output_dir, from its start or from the checkpoint opt.resume.
 
     opt: cgan.py's flags; networks, optimizers: as support.saved.checkpoint.save_checkpoint takes them.
-    Under mpirun only the first process prints and writes. Raises checkpoint.Mismatch where the checkpoint is of other
-    networks; its methods raise FloatingPointError where training diverges, OSError where a file cannot be written.
+    Under mpirun only the first process prints and writes. Raises checkpoint.Mismatch if the checkpoint is of other
+    networks; its methods raise FloatingPointError if training diverges, OSError if a file cannot be written.
     """
 
     def __init__(self, opt, networks, optimizers):
@@ -70,19 +99,21 @@ class Run:
         self.first_process = jt.rank == 0
         for network in networks.values():
             network.mpi_param_broadcast()  # several processes begin with the first one's
+        self.data = idx.data_facts(opt.data_root).sha256
         self.epochs_done, self.environment = 0, describe_environment()
         self.page_seconds, self.evaluated_at = 0, time.time()
         self.log = {"config": opt.config, "environment": self.environment, "changes": []}
         self.log.update({"epochs": [], "evaluations": []})
-        if opt.checkpoint:
-            checkpoint.load_checkpoint(opt.resume, opt.checkpoint, networks, optimizers)
-            self.epochs_done, self.log = opt.checkpoint["epoch"], opt.checkpoint["log"]
+        if opt.resume is not None:
+            saved = checkpoint.read_checkpoint(opt.resume)
+            checkpoint.load_checkpoint(opt.resume, saved, networks, optimizers)
+            self.epochs_done, self.log = saved["epoch"], saved["log"]
             self.log_changes()
         if self.first_process:
-            if opt.overwrite:
+            if opt.overwrite and not goes_on_in_place(opt):
                 clear_run(opt.output_dir)
             make_folders(opt.output_dir)
-            if opt.checkpoint:
+            if opt.resume is not None:
                 self.save()  # a run that goes on elsewhere, or whose log was behind
                 self.write_page()
 
@@ -103,14 +134,8 @@ class Run:
             changes.append(change)
 
     def epochs(self):
-        """Yields the number of every epoch still to train, from 1; what follows it is done when the epoch has ended.
-
-        An epoch that became the last one after it had ended comes once more, without batches, to be evaluated.
-        """
-        first = self.epochs_done + 1
-        if self.epochs_done == self.opt.n_epochs and not self.evaluated():
-            first = self.epochs_done
-        for epoch in range(first, self.opt.n_epochs + 1):
+        """Yields the number of every epoch still to train, from 1; what follows it is done when the epoch has ended."""
+        for epoch in range(self.epochs_done + 1, self.opt.n_epochs + 1):
             self.epoch = epoch
             yield epoch
             self.epochs_done = epoch
@@ -122,25 +147,22 @@ class Run:
 
     def batches(self, dataloader):
         """Yields the batches of an epoch behind a progress bar; then logs the epoch."""
-        if self.epoch == self.epochs_done:
-            return
         self.n_batches = min(len(dataloader), self.opt.max_batches or len(dataloader))
-        self.losses, start = [], time.time()
+        self.names, self.recorded, start = [], [], time.time()
         self.bar = tqdm(
             itertools.islice(dataloader, self.n_batches),
             total=self.n_batches,
             desc=f"Epoch {self.epoch}/{self.opt.n_epochs}",
             leave=False,
-            disable=None if self.first_process else True,  # None: no bar where the output goes to a file
+            disable=None if self.first_process else True,  # None: no bar if the output goes to a file
         )
         yield from self.bar
         checkpoint.check_finite(checkpoint.weights_of(self.networks), self.epoch)
-        losses = np.array(self.losses)
-        d_loss, g_loss = self.over_processes(losses.mean(axis=0))
-        d_last, g_last = self.over_processes(losses[-1])
-        row = {"epoch": self.epoch, "batches": self.n_batches, "d_loss": d_loss, "g_loss": g_loss}
-        row.update(d_loss_last=d_last, g_loss_last=g_last, seconds=round(time.time() - start, 2))
-        self.log["epochs"].append(row)
+        recorded = np.array(self.recorded)
+        means, last = self.over_processes(recorded.mean(axis=0)), self.over_processes(recorded[-1])
+        row = {"epoch": self.epoch, "batches": self.n_batches, **dict(zip(self.names, means))}
+        row.update({f"{name}_last": value for name, value in zip(self.names, last)})
+        self.log["epochs"].append({**row, "seconds": round(time.time() - start, 2)})
 
     @staticmethod
     def over_processes(values):
@@ -150,17 +172,24 @@ class Run:
     @property
     def batches_done(self):
         """The number of batches before the one that was recorded last, counted over all epochs from 0 (report)."""
-        return (self.epoch - 1) * self.n_batches + len(self.losses) - 1
+        return (self.epoch - 1) * self.n_batches + len(self.recorded) - 1
 
-    def record(self, d_loss, g_loss):
-        """Takes a batch's losses, shows them, and raises FloatingPointError where one is not finite."""
-        self.losses.append((d_loss.item(), g_loss.item()))
-        (d, g), batch = self.losses[-1], len(self.losses) - 1
-        if not np.isfinite((d, g)).all():
-            raise FloatingPointError(f"epoch {self.epoch}, batch {batch}: a loss is not finite")
-        self.bar.set_postfix_str(f"D loss: {d:.4f}, G loss: {g:.4f}", refresh=False)
+    def record(self, **values):
+        """Takes a batch's numbers, such as d_loss=d_loss: Jittor Vars or floats, the same names in every batch.
+
+        Each one's mean over the epoch and its last value are logged and drawn, whatever its name.
+        Raises FloatingPointError if one is not finite.
+        """
+        self.names, batch = list(values), len(self.recorded)
+        values = {name: float(value.item() if isinstance(value, jt.Var) else value) for name, value in values.items()}
+        self.recorded.append(list(values.values()))
+        for name, value in values.items():
+            if not np.isfinite(value):
+                raise FloatingPointError(f"epoch {self.epoch}, batch {batch}: {name} is not finite")
+        shown = [f"{name[:1].upper()}{name[1:].replace('_', ' ')}: {value:.4f}" for name, value in values.items()]
+        self.bar.set_postfix_str(", ".join(shown), refresh=False)
         if batch % PROGRESS_INTERVAL == 0:
-            self.say(f"[Batch {batch}/{self.n_batches}] [D loss: {d:.4f}] [G loss: {g:.4f}]")
+            self.say(f"[Batch {batch}/{self.n_batches}] " + " ".join(f"[{text}]" for text in shown))
 
     def say(self, text):
         if self.first_process:
@@ -177,38 +206,50 @@ class Run:
         """Returns whether this epoch ends with an evaluation: every fid_interval-th and the last."""
         return self.first_process and (self.epoch % self.opt.fid_interval == 0 or self.epoch == self.opt.n_epochs)
 
-    def evaluated(self):
-        """Returns whether the last finished epoch is evaluated."""
-        return bool(self.log["evaluations"]) and self.log["evaluations"][-1]["epoch"] == self.epochs_done
-
     def log_scores(self, scores):
-        """Takes what an evaluation measured, {figure: value}, and shows it."""
+        """Takes what an evaluation measured, {metric: value}, and shows its numbers."""
         self.log["evaluations"].append({"epoch": self.epoch, **scores})
-        shown = ["fid", "kid", "digit_fid", "label_accuracy"]
-        self.say(" ".join(f"[{name}: {scores[name]:.4g}]" for name in shown if scores[name] is not None))
+        shown = {name: value for name, value in scores.items() if isinstance(value, float)}
+        self.say(" ".join(f"[{name}: {value:.4g}]" for name, value in shown.items()))
 
     def save(self):
-        """Writes checkpoint and log; raises FloatingPointError where a parameter is not finite."""
-        folder, data = self.opt.output_dir, self.opt.data_sha256
-        checkpoint.save_checkpoint(folder, self.networks, self.optimizers, self.epochs_done, self.log, data)
-        save_log(folder, self.log)
+        """Writes checkpoint and log; raises FloatingPointError if a parameter is not finite."""
+        folder, log = self.opt.output_dir, self.log
+        layers = self.page_layers()
+        checkpoint.save_checkpoint(folder, self.networks, self.optimizers, layers, self.epochs_done, log, self.data)
+        save_log(folder, log)
+
+    def page_layers(self):
+        """Returns {network: what a page may compute of it, or why it cannot}, after a try on one input."""
+        noise = np.random.default_rng(0).standard_normal((1, self.opt.latent_dim)).astype(np.float32)
+        label, image, found = np.zeros(1, np.int32), None, {}
+        for name in ("ema", "generator", "discriminator"):
+            if name not in self.networks:
+                continue
+            network, given = self.networks[name], image if name == "discriminator" else noise
+            try:
+                with evaluation_mode(network):
+                    output = network(jt.array(given), jt.array(label)).numpy()
+                image = output if image is None else image
+                arrays = {key: value.numpy() for key, value in network.state_dict().items()}
+                found[name] = page_layers(network, arrays, given, label, output)
+            except Exception as error:  # of a network whose class has been changed in whatever way
+                found[name] = f"it cannot be asked for one image: {error}"
+        return found
 
     def write_page(self):
         """Writes results/run.html after an evaluation, to be looked at while the run goes on.
 
-        Not where that would take more than PAGE_SHARE of the time since the last one, but always in the end.
+        Not if that would take more than PAGE_SHARE of the time since the last one, but always in the end.
         """
-        evaluated = self.evaluated()
+        evaluated = bool(self.log["evaluations"]) and self.log["evaluations"][-1]["epoch"] == self.epochs_done
         start, last = time.time(), self.epochs_done == self.opt.n_epochs
         if evaluated and (last or self.page_seconds < PAGE_SHARE * (start - self.evaluated_at)):
-            log = log_path(self.opt.output_dir)
-            page.write_page(page_path(self.opt.output_dir), {self.opt.output_dir: (log, read_log(log))})
+            folder = self.opt.output_dir
+            path = log_path(folder)
+            problems = write_page(page_path(folder), {run_name(folder): (path, read_log(path))})
             self.page_seconds = time.time() - start
+            for problem in problems if last else []:
+                print(problem, file=sys.stderr)
         if evaluated:
             self.evaluated_at = time.time()
-
-
-def save_log(output_dir, log):
-    """Writes `log` (dictionaries, lists, numbers, strings) as JSON."""
-    text = json.dumps(log, indent=1, allow_nan=False) + "\n"
-    atomic_write(log_path(output_dir), lambda file: file.write(text.encode()))

@@ -3,18 +3,13 @@
 import os
 import re
 
-PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BEST_GENERATOR, REFERENCE_GENERATOR = (
     os.path.join(PROJECT, "results", name, "generator.npz") for name in ("best", "reference")
 )
 GRID = re.compile(r"(0|[1-9][0-9]*)\.png")  # a sample grid's name: the batches done
 FOLDERS = ("images", "results")  # that a run writes to, under its output_dir
 BESIDE = ".new"  # how the name of a file ends while it is being written
-
-
-def machine_memory():
-    """Returns the machine's memory in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def checkpoint_path(output_dir):
@@ -58,18 +53,13 @@ def single_files(output_dir):
     return [checkpoint_path(output_dir), log_path(output_dir), page_path(output_dir)]
 
 
-def run_files(output_dir):
-    """Returns the paths of the run in `output_dir`: checkpoint, log and page, there or not, and its sample grids."""
-    return [*single_files(output_dir), *find_grids(os.path.join(output_dir, "images")).values()]
-
-
 def holds_run(output_dir):
     return os.path.exists(checkpoint_path(output_dir)) or os.path.exists(log_path(output_dir))
 
 
 def clear_run(output_dir):
-    """Deletes the files of the run in `output_dir`, and nothing else."""
-    for path in run_files(output_dir):
+    """Deletes the files of the run in `output_dir`, checkpoint, log, page and sample grids, and nothing else."""
+    for path in [*single_files(output_dir), *find_grids(os.path.join(output_dir, "images")).values()]:
         if os.path.exists(path):
             os.remove(path)
 
@@ -87,7 +77,7 @@ def atomic_write(path, write):
     """Writes a file beside its place, flushes it to disk and moves it into its place.
 
     path: where the file goes; write: a function that takes the open binary file and fills it.
-    Raises OSError where that fails; what was there before stays whole.
+    Raises OSError if that fails; what was there before stays whole.
     """
     beside = f"{path}{BESIDE}"
     try:

@@ -1,0 +1,160 @@
+"""What a command line stands for: a new run, one that goes on, or digits to draw; read and checked before Jittor is."""
+
+import os
+import shlex
+import tempfile
+
+import numpy as np
+
+from support import idx
+from support.mpi import PROCESSES
+from support.pages.pictures import labels_of
+from support.saved.checkpoint import read_checkpoint, read_generator
+from support.saved.classifier import read_classifier
+from support.saved.paths import BEST_GENERATOR, FOLDERS, checkpoint_path
+
+
+def read_flags(parser, argv=None):
+    """Returns the flags of cgan.py, those of the run that --resume names below those of `argv`.
+
+    Whatever can be wrong with them ends the program here, with one line and status 2. `resume` on the result is the
+    checkpoint's path, or None.
+    """
+    opt = parser.parse_args(argv)
+    check_folders(parser, opt.output_dir)
+    if opt.digits:
+        check_digits(parser, opt)
+        return opt
+    checkpoint = None
+    if opt.resume is not None:
+        opt, checkpoint = resume(parser, opt, argv)
+    check_training_flags(parser, opt, checkpoint)
+    return opt
+
+
+def resume(parser, opt, argv):
+    """Returns the flags of the run that opt.resume names, those of `argv` above them, and what read_checkpoint returns.
+
+    Ends the program if there is no such checkpoint, or if a flag does not fit its networks or epochs.
+    """
+    path = opt.resume or checkpoint_path(opt.output_dir)
+    try:
+        checkpoint = read_checkpoint(path)
+    except ValueError as error:
+        missing = "" if os.path.exists(path) else ": there is no run to go on with"
+        parser.error(f"argument --resume: {error}{missing}")
+    log = checkpoint["log"]
+    saved = dict(log["config"])
+    for change in log["changes"]:
+        saved.update(change.get("config", {}))
+    run = os.path.dirname(os.path.dirname(os.path.abspath(path)))
+    if checkpoint_path(run) == os.path.abspath(path):
+        parser.set_defaults(output_dir=os.path.relpath(run))
+    parser.source = path  # of whatever is wrong now: argv was right before
+    opt = parser.parse_args(argv, saved)
+    parser.source = None
+    opt.resume = path
+    for name in parser.fixed():
+        value, before = getattr(opt, name), log["config"].get(name, parser.get_default(name))
+        if value != before:
+            parser.error(f"argument --{name}: the run in {path} has {before}, which cannot become {value}")
+    if opt.n_epochs < checkpoint["epoch"]:
+        parser.error(f"argument --n_epochs: must be at least {checkpoint['epoch']}, the epochs done in {path}")
+    return opt, checkpoint
+
+
+def goes_on_in_place(opt):
+    """Returns whether a run goes on in the folder where it was."""
+    return opt.resume is not None and os.path.realpath(opt.resume) == os.path.realpath(checkpoint_path(opt.output_dir))
+
+
+def describe_saved(output_dir):
+    """Returns one sentence: which epochs are saved, and the command that goes on from there."""
+    try:
+        with np.load(checkpoint_path(output_dir), allow_pickle=False) as file:
+            epoch = int(file["epoch"])
+    except OSError:
+        return "Nothing is saved yet."
+    except Exception:  # whatever a damaged file makes its reader raise; --overwrite may have met one
+        return f"{checkpoint_path(output_dir)} is not a checkpoint of cgan.py."
+    where = "" if output_dir == "." else f" --output_dir {shlex.quote(output_dir)}"
+    return f"Saved up to epoch {epoch} in {checkpoint_path(output_dir)}; to go on: python cgan.py --resume{where}"
+
+
+def generator_path(opt):
+    """Returns the path of the generator to draw opt.digits with: --resume's, else the run's, else the project's."""
+    own = checkpoint_path(opt.output_dir)
+    return opt.resume or (own if os.path.exists(own) else BEST_GENERATOR)
+
+
+def check_digits(parser, opt):
+    """Ends the program if there is no generator to draw with, or if it has not learned a label that is asked for."""
+    path = generator_path(opt)
+    try:
+        n_classes = read_generator(path)[0]["n_classes"]
+    except ValueError as error:
+        parser.error(f"argument --digits: {error}")
+    labels = {label for row in labels_of(opt.digits, n_classes) for label in row if label is not None}
+    unknown = ", ".join(str(label) for label in sorted(labels) if label >= n_classes)
+    if unknown:
+        learned = f"the generator in {path} learned the labels up to {n_classes - 1}"
+        parser.error(f"argument --digits: {learned}, not {unknown}")
+
+
+def check_folders(parser, output_dir, names=FOLDERS):
+    """Ends the program if folders under output_dir cannot be made or written; leaves no trace."""
+    for name in names:
+        path = os.path.abspath(os.path.join(output_dir, name))
+        while not os.path.lexists(path):
+            path = os.path.dirname(path)
+        try:
+            with tempfile.TemporaryFile(dir=path):
+                pass
+        except OSError as error:
+            what = f"must be a folder that can be written, but {path}: {error.strerror}"
+            parser.error(f"argument --output_dir: {what}")
+
+
+def check_training_flags(parser, opt, checkpoint):
+    """Ends the program if flags of cgan.py that are right by themselves do not fit the data or each other."""
+    try:
+        facts = idx.data_facts(opt.data_root)
+    except ValueError as error:
+        parser.error(f"argument --data_root: {error}")
+    if checkpoint and checkpoint["data"] != facts.sha256:
+        parser.error(f"argument --data_root: the run in {opt.resume} was trained on other images")
+    if opt.classifier and read_classifier(opt.classifier)["data"] != facts.sha256:
+        parser.error(f"argument --classifier: {opt.classifier} was trained on other images")
+    if opt.n_classes < facts.n_labels:
+        parser.error(f"argument --n_classes: must be at least {facts.n_labels}, the number of labels in the images")
+    if opt.fid_samples > facts.n_test:
+        parser.error(f"argument --fid_samples: must be at most {facts.n_test}, the number of test images")
+    n_whole, last = divmod(facts.n_train, opt.batch_size)
+    batches = [opt.batch_size] + [last] * (last > 0 and (opt.max_batches or facts.n_train) > n_whole)
+    if 1 in batches:
+        parser.error(
+            f"argument --batch_size: must not leave a last batch of 1, on which batch normalisation cannot train, "
+            f"as {opt.batch_size} does with {facts.n_train} images"
+        )
+    if any(batch % PROCESSES for batch in batches):
+        sizes = " and of the last batch, ".join(map(str, batches))
+        parser.error(f"argument --batch_size: {PROCESSES} processes must get equal parts of a batch, {sizes}")
+    check_memory(parser, opt, facts)
+
+
+def check_memory(parser, opt, facts):
+    """Ends the program if a flag alone would take more memory than the machine has."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    pixels, trained = opt.img_size**2, 16  # bytes a parameter: itself, its gradient and two moments, in float32
+    hidden = getattr(opt, "hidden_d", 0)
+    # An image of the training set has a byte a pixel; one that is drawn 4, and 4 again as the network's output
+    for name, needed in {
+        "img_size": (facts.n_train + 8 * facts.n_test + trained * hidden) * pixels,
+        "hidden_d": trained * hidden * (hidden + pixels),
+        "latent_dim": 8 * max(opt.batch_size, facts.n_test) * opt.latent_dim,
+        "n_classes": trained * opt.n_classes**2,
+        "batch_size": 8 * min(opt.batch_size, facts.n_train) * pixels,
+    }.items():
+        if needed > machine:
+            value, gigabytes = getattr(opt, name), f"{needed / 1e9:,.0f} GB of memory, of {machine / 1e9:.0f} here"
+            parser.error(f"argument --{name}: {value} would take at least {gigabytes}")
