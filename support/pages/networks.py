@@ -12,8 +12,9 @@ import zlib
 
 import numpy as np
 
-from support.saved.checkpoint import SIZES, blaming, drawing_name, part, read_arrays
+from support.saved.checkpoint import blaming, drawing_name, part, read_arrays
 
+SIZES = ("latent_dim", "n_classes", "img_size")  # the flags that say what the networks take and give
 KINDS = {  # of layers that a page computes: its class, and the arrays it has
     "Linear": ("weight", "bias"),
     "BatchNorm": ("weight", "bias", "running_mean", "running_var"),

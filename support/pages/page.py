@@ -7,34 +7,23 @@ import base64
 import functools
 import io
 import json
-import math
 import os
 import shlex
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
 
-from support import idx
-from support.saved.checkpoint import SIZES, artist, blaming, part, read_arrays
-from support.saved.paths import find_grids, atomic_write
-from support.saved.log import LOSSES, SCORES
+from support.flags import command_line
+from support.pages.networks import LEVELS, NOT_KEPT, pack_within, read_networks
+from support.saved.log import is_number, losses, name_of, panel_of, scores
+from support.saved.paths import atomic_write, find_grids
 
 TEMPLATE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "page.html")
 DATA = '<script type="application/json" id="data">null</script>'  # in the template; JSON takes null's place
 LARGEST_PAGE = 8 * 10**6  # bytes
 MOST_GRIDS = 100  # in a page
-QUALITY = 60  # of the grids, as WebP: 20,000 bytes each, where PNG takes 50,000
-NO_NETWORKS = {"generator": None, "discriminator": None}
-ENVIRONMENT = ("device", "processes", "threads", "jittor", "python")  # what the page shows of a log's
-ARRAYS = {  # of each kind of layer that the page can compute
-    "Linear": ("weight", "bias"),
-    "BatchNorm": ("weight", "bias", "running_mean", "running_var"),
-    "leaky_relu": (),
-    "Dropout": (),
-    "Tanh": (),
-}
+QUALITY = 60  # of the grids, as WebP: 20,000 bytes each, while PNG takes 50,000
 
 
 # ---------------------------------------------------------------- a run's files
@@ -80,126 +69,42 @@ def read_grids(log_path, count):
     return [grid for grid in read_all if isinstance(grid, list)], [text for text in read_all if isinstance(text, str)]
 
 
-def check_layers(arrays, layers, n_in, n_out):
-    """Raises ValueError where the layers do not lead from n_in numbers to n_out; `arrays` are a network's."""
-    width = n_in
-    for i, layer in enumerate(layers):
-        if layer["kind"] not in ARRAYS:
-            raise ValueError(f"a page cannot compute layer {i}, a {layer['kind']}")
-        for name in ARRAYS[layer["kind"]]:
-            value = arrays[f"model.{i}.{name}"]
-            rows = len(arrays[f"model.{i}.bias"])
-            expected = (rows, width) if (layer["kind"], name) == ("Linear", "weight") else (rows,)
-            if value.shape != expected or (layer["kind"] != "Linear" and rows != width):
-                raise ValueError(f"model.{i}.{name} has shape {value.shape}, which does not fit its neighbours")
-        width = rows if ARRAYS[layer["kind"]] else width
-    if width != n_out:
-        raise ValueError(f"its last layer gives {width} numbers, not {n_out}")
-
-
-def pack(arrays, layers, n_bytes):
-    """Returns a network as JSON can hold it.
-
-    n_bytes: 2 keeps the arrays in float16; 1 as whole numbers from -127 to 127, each array with a scale: good enough
-    for an opinion, not for a picture. First bytes come before second bytes, which makes them smaller.
-    """
-    shapes, values = {}, []
-    for name, array in arrays.items():
-        scale = 1.0 if n_bytes == 2 else float(np.abs(array).max()) / 127 or 1.0
-        shapes[name] = {"shape": array.shape, "scale": scale}
-        values.append((array / scale).ravel())
-    values = np.concatenate(values)
-    if n_bytes == 2 and np.abs(values).max() > np.finfo(np.float16).max:
-        raise ValueError("its numbers do not fit into float16")
-    values = values.astype("<f2") if n_bytes == 2 else values.round().astype(np.int8)
-    planes = values.view(np.uint8).reshape(-1, n_bytes).T.tobytes()
-    return {
-        "layers": layers,
-        "arrays": shapes,
-        "n_bytes": n_bytes,
-        "data": base64.b64encode(zlib.compress(planes)).decode(),
-    }
-
-
-def read_networks(run, log_path, log):
-    """Returns {"run", "sizes", "generator", "discriminator"} of a run's checkpoint, or of the generator kept from it.
-
-    A network that was not kept is None. run: the run's name, for the page.
-    Raises ValueError that names the file and what is wrong with it.
-    """
-    paths = [os.path.join(os.path.dirname(log_path), name) for name in ("checkpoint.npz", "generator.npz")]
-    path = next(filter(os.path.exists, paths), None)
-    if path is None:
-        return dict(NO_NETWORKS)
-    arrays = read_arrays(path)
-    with blaming(f"{path} holds no networks of cgan.py"):
-        layers, config = arrays["layers"], arrays["log"]["config"]
-        sizes = {name: config[name] for name in SIZES}
-        for name, value in sizes.items():
-            if log["config"].get(name, value) != value:
-                raise ValueError(f"its {name} is {value}, where the log has {log['config'][name]}")
-        n_classes, n_pixels = sizes["n_classes"], sizes["img_size"] ** 2
-        drawing = artist(arrays)
-        networks = {**NO_NETWORKS, "run": run, "sizes": sizes}
-        for name, n_bytes, n_in, n_out in (
-            (drawing, 2, n_classes + sizes["latent_dim"], n_pixels),
-            ("discriminator", 1, n_classes + n_pixels, 1),
-        ):
-            if name in layers:
-                own = part(arrays, name)
-                if own["label_embedding.weight"].shape != (n_classes, n_classes):
-                    raise ValueError(f"label_embedding.weight of its {name} is not {n_classes} x {n_classes}")
-                check_layers(own, layers[name], n_in, n_out)
-                networks["generator" if name == drawing else name] = pack(own, layers[name], n_bytes)
-    return networks
-
-
 # ---------------------------------------------------------------- the page
-def command(config):
-    """Returns the command line that stands for a log's flags, as text."""
-    words = ["python", "cgan.py"]
-    for name, value in config.items():
-        if value is True:
-            words.append(f"--{name}")
-        elif value is not None and value is not False:
-            words += [f"--{name}", shlex.quote(str(value))]
-    return " ".join(words)
-
-
-def batches_per_epoch(log):
-    """Returns how many batches an epoch has; a log that does not say is taken to be of the whole of MNIST."""
-    batches = log["epochs"][-1].get("batches")
-    if not batches:
-        config = {key: value for key, value in log["config"].items() if type(value) is int and value > 0}
-        batches = math.ceil(idx.MNIST[0] / config.get("batch_size", 64))
-        batches = min(batches, config.get("max_batches", batches))
-    return batches
-
-
 def describe_change(change):
     """Returns a log's note on what changed when a run went on, as text such as "41: lr 0.0001"."""
-    values = {}
-    for part_of_log in ("config", "environment"):
-        values.update(change.get(part_of_log, {}))
+    values = {**change.get("config", {}), **change.get("environment", {})}
     return f"{change['epoch']}: " + ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def describe(name, log):
     """Returns what the page shows of a log."""
-    config, environment = log["config"], log["environment"]
-    facts = {"seed": config.get("seed", "?")}
-    facts.update({key: environment[key] for key in ENVIRONMENT if key in environment})
+    config, last = log["config"], log["epochs"][-1]
+    facts = {"seed": config.get("seed", "?"), **log["environment"]}
+
+    def numbers(rows):
+        return [{key: value for key, value in row.items() if value is None or is_number(value)} for row in rows]
+
     n_epochs = config.get("n_epochs")
     return {
         "name": name,
-        "command": command(config),
+        "command": shlex.join(["python", "cgan.py", *command_line(config)]),
         "facts": {key: str(value) for key, value in facts.items()},
         "changes": [describe_change(change) for change in log["changes"]],
-        "n_epochs": n_epochs if type(n_epochs) is int else log["epochs"][-1]["epoch"],
-        "batches_per_epoch": batches_per_epoch(log),
-        "epochs": [{key: row.get(key) for key in ("epoch", *LOSSES, "seconds")} for row in log["epochs"]],
-        "evaluations": [{key: row.get(key) for key in ("epoch", "fid_samples", *SCORES)} for row in log["evaluations"]],
+        "n_epochs": n_epochs if type(n_epochs) is int else last["epoch"],
+        "batches_per_epoch": last.get("batches") or 1,
+        "epochs": numbers(log["epochs"]),
+        "evaluations": numbers(log["evaluations"]),
     }
+
+
+def panels(logs):
+    """Returns [{"name": the panel's, "part": of the log, "keys": drawn in it}], of several logs a panel for each key."""
+    found = {}
+    for part, names_of in (("epochs", losses), ("evaluations", scores)):
+        for key in dict.fromkeys(key for log in logs for key in names_of(log)):
+            name = panel_of(key) if len(logs) == 1 else key
+            found.setdefault((part, name), {"name": name, "part": part, "keys": []})["keys"].append(key)
+    return list(found.values())
 
 
 def to_json(data):
@@ -207,45 +112,44 @@ def to_json(data):
     return json.dumps(data).replace("<", "\\u003c")
 
 
-def drop_what_does_not_fit(runs, networks, room):
-    """Drops from the data of a page what would take more than `room` bytes.
+def write_page(path, runs, largest=None):
+    """Writes the page of one run or several, in `largest` bytes at most (default: LARGEST_PAGE).
 
-    The networks come first, then the grids, of which fewer may do.
-    """
-
-    def size(parts):
-        return len(to_json(parts))
-
-    room -= size([{**run, "grids": []} for run in runs]) + 1000
-    for name in ("generator", "discriminator"):
-        if size(networks[name]) > room:
-            networks[name] = None
-        room -= size(networks[name])
-    while size([run["grids"] for run in runs]) > room:
-        for run in runs:
-            run["grids"] = pick_evenly(run["grids"], len(run["grids"]) * 9 // 10)
-
-
-def write_page(path, runs):
-    """Writes the page of one run or several; what is not there or does not fit into LARGEST_PAGE is left out of it.
-
+    The networks come first, then the grids, of which fewer may do; what does not fit is left out.
     runs: {name of the run: (path of its log.json, what support.saved.log.read_log returns for it)}; sample grids and
     checkpoint are looked for beside the log.
-    Returns sentences, each of which names a file beside a log that cannot be read. Raises OSError.
+    Returns sentences: which file beside a log cannot be read, which network a page cannot compute. Raises OSError.
     """
-    shown, networks, problems = [], dict(NO_NETWORKS), []
+    shown, problems, networks = [], [], {"generator": None}
     for name, (log_path, log) in runs.items():
         grids, unreadable = read_grids(log_path, max(1, MOST_GRIDS // len(runs)))
         shown.append({**describe(name, log), "grids": grids})
         problems += unreadable
+        if isinstance(networks["generator"], tuple):
+            continue  # the page draws with the first generator that it can compute
         try:
-            if not networks["generator"]:
-                networks = read_networks(name, log_path, log)
+            networks = {"run": name, **read_networks(log_path, log["config"])}
         except ValueError as error:
+            networks = {"generator": str(error)}
             problems.append(str(error))
+            continue
+        for kind in LEVELS:
+            if isinstance(networks[kind], str) and networks[kind] != NOT_KEPT:
+                problems.append(f"{name}: the {kind} is left out of the page: {networks[kind]}")
+    logs = [log for _, log in runs.values()]
+    data = {"runs": shown, "panels": panels(logs), "networks": networks}
+    keys = {key for panel in data["panels"] for key in (panel["name"], *panel["keys"])}
+    data["names"] = {key: name_of(key) for key in keys}
     with open(TEMPLATE, encoding="utf-8") as file:
         template = file.read()
-    drop_what_does_not_fit(shown, networks, LARGEST_PAGE - len(template.encode()))
-    data = DATA.replace("null", to_json({"runs": shown, "networks": networks}))
-    atomic_write(path, lambda file: file.write(template.replace(DATA, data).encode()))
+    room = (largest or LARGEST_PAGE) - len(template.encode()) - 1000
+    room -= len(to_json({**data, "runs": [{**run, "grids": []} for run in shown], "networks": None}))
+    for kind in LEVELS:
+        networks[kind] = pack_within(kind, networks.get(kind, NOT_KEPT), room)
+        room -= len(to_json(networks[kind]))
+    while len(to_json([run["grids"] for run in shown])) > room:
+        for run in shown:
+            run["grids"] = pick_evenly(run["grids"], len(run["grids"]) * 9 // 10)
+    text = template.replace(DATA, DATA.replace("null", to_json(data)))
+    atomic_write(path, lambda file: file.write(text.encode()))
     return problems

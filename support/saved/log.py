@@ -15,8 +15,8 @@ NAMES = {  # of the numbers in a log, and of the panels that several share: (Eng
     "label_fid": ("label FID", "标签 FID"),
     "label_accuracy": ("label accuracy", "标签准确率"),
     "d_accuracy": ("accuracy of the discriminator (D)", "判别器准确率"),
-    "d_accuracy_real": ("D accuracy, real", "判别器准确率（真实）"),
-    "d_accuracy_generated": ("D accuracy, generated", "判别器准确率（生成）"),
+    "d_accuracy_real": ("D accuracy, real", "判别器对真实图的准确率"),
+    "d_accuracy_generated": ("D accuracy, generated", "判别器对生成图的准确率"),
 }
 NOT_DRAWN = ("epoch", "batches", "seconds", "fid_samples")
 
@@ -115,7 +115,7 @@ def read_log(path):
 
 
 def save_log(output_dir, log):
-    """Writes `log` (dictionaries, lists, strings, finite numbers) as JSON; raises ValueError for other numbers, OSError."""
+    """Writes `log` (dictionaries, lists, strings, finite numbers) as JSON; raises OSError."""
     text = json.dumps(log, indent=1, allow_nan=False) + "\n"
     atomic_write(log_path(output_dir), lambda file: file.write(text.encode()))
 
