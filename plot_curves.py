@@ -1,4 +1,4 @@
-"""Draws a run: loss.png (both losses over epochs), fid.png (FID and digit FID), and run.html, a page of all of it.
+"""Draws a run: loss.png (what its epochs record), fid.png (how its evaluations went), and run.html, a page of it all.
 
 python plot_curves.py results/log.json                  one run, files beside its log
 python plot_curves.py a/log.json b/log.json --output_dir curves     several runs, overlaid
@@ -11,26 +11,39 @@ import math
 import os
 import sys
 
-from support.saved.paths import atomic_write
-from support.flags import Parser, check_folders
-from support.saved.log import read_log, scored, short_names
+from support.flags import Parser
 from support.pages.page import write_page
+from support.runs.resume import check_folders
+from support.saved.log import NAMES, is_number, losses, name_of, panel_of, read_log, scored, scores, short_names
+from support.saved.paths import atomic_write
 
 STYLES = ["-", "--", ":", "-."]  # beside the colour: also readable in black and white
-LOSSES = {"d_loss": "discriminator", "g_loss": "generator"}
 THIN = {"linewidth": 0.7, "alpha": 0.5, "zorder": 1}  # behind the means
-FIGURES = {"fid": "FID", "digit_fid": "digit FID", "own_digit_fid": "digit FID without the average"}
+FIDS = ("fid", "digit_fid", "label_fid")  # fid.png has these, and the scores that NAMES does not know
+OWN = "own_"  # before a score of the generator itself, in a run with a running average of it
 
 
 def with_own(evaluations):
-    """Returns the rows of a run with a running average with its generator's own digit FID beside the average's."""
-    return [{**row, "own_digit_fid": row.get("generator", {}).get("digit_fid")} for row in evaluations]
+    """Returns the rows of a run with its generator's own FID on a classifier's features beside its average's."""
+    rows = []
+    for row in evaluations:
+        own = row.get("generator")
+        own = own if isinstance(own, dict) else {}
+        rows.append({**row, **{OWN + key: own[key] for key in FIDS[1:] if key in own}})
+    return rows
+
+
+def label_of(score):
+    """Returns what the curve of a score is called."""
+    if score.startswith(OWN):
+        return f"{name_of(score[len(OWN) :])[0]} without the average"
+    return name_of(score)[0]
 
 
 def join_seeds(logs):
     """Returns {name: log} with the runs that differ in nothing but their seed as one, named by the folder they share.
 
-    Its rows hold, for the epochs that all have, the mean of every figure, and <figure>_low and <figure>_high.
+    Its rows hold, for the epochs that all have, the mean of every number, and <name>_low and <name>_high.
     """
     groups = {}
     for name, log in logs.items():
@@ -54,29 +67,30 @@ def join_seeds(logs):
 def join(logs):
     """Returns the rows of several logs as one log of means and ranges, see join_seeds."""
     joined = {}
-    for part, figures in (("epochs", LOSSES), ("evaluations", FIGURES)):
+    for part, names_of in (("epochs", losses), ("evaluations", scores)):
         by_epoch = [{row["epoch"]: row for row in log[part]} for log in logs]
         joined[part] = [{"epoch": epoch} for epoch in by_epoch[0] if all(epoch in rows for rows in by_epoch)]
         for row in joined[part]:
-            for figure in figures:
-                values = [rows[row["epoch"]].get(figure) for rows in by_epoch]
-                if None not in values:
-                    row.update({figure: sum(values) / len(values)})
-                    row.update({f"{figure}_low": min(values), f"{figure}_high": max(values)})
+            for name in names_of(logs[0]):
+                values = [rows[row["epoch"]].get(name) for rows in by_epoch]
+                if all(map(is_number, values)):
+                    low, high = min(values), max(values)
+                    row.update({name: sum(values) / len(values), f"{name}_low": low, f"{name}_high": high})
     return joined
 
 
 def draw(path, panels, xlabel):
     """Writes one figure of panels above each other.
 
-    A y axis is logarithmic where a curve spans more than 5 times, or the curves' peaks do.
+    A y axis is logarithmic if a curve spans more than 5 times, or the curves' peaks do; else it begins at 0 or below.
 
     panels: {label of the y axis: curves}; curves: [(rows, key, label, colour, line style)], row[key] over row["epoch"];
     xlabel: the label of the x axes.
     """
+    os.environ["MPLBACKEND"] = "Agg"  # no screen needed, whatever backend is set
     import matplotlib  # here, not above: its first import writes a font cache, which a bad log need not wait for
 
-    matplotlib.use("Agg")  # no screen needed
+    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
@@ -97,13 +111,14 @@ def draw(path, panels, xlabel):
         axes.set_ylabel(ylabel)
         values = [[row[key] for row in rows] for rows, key, *_ in curves]
         spans = [(min(curve), max(curve)) for curve in values] + [(min(map(max, values)), max(map(max, values)))]
-        if min(map(min, values)) > 0 and any(high > 5 * low for low, high in spans):
+        lowest = min(map(min, values))
+        if lowest > 0 and any(high > 5 * low for low, high in spans):
             # On a linear axis the small differences at the end, or of the lower curves, would not be seen
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_formatter(NullFormatter())
-        else:
+        elif lowest >= 0:
             axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
         axes.grid(alpha=0.3)
@@ -117,36 +132,44 @@ def draw(path, panels, xlabel):
 
 
 def plot_curves(logs, output_dir):
-    """Draws loss.png and, where a log has an FID, fid.png into `output_dir`.
+    """Draws loss.png and, if a log has scores for it, fid.png into `output_dir`.
 
     logs: {name of the run: what `read_log` returns for it}.
     """
     os.makedirs(output_dir, exist_ok=True)
-    logs = join_seeds({name: {**log, "evaluations": with_own(log["evaluations"])} for name, log in logs.items()})
+    logs = {name: {**log, "evaluations": with_own(log["evaluations"])} for name, log in logs.items()}
+    recorded = dict.fromkeys(key for log in logs.values() for key in losses(log))
+    measured = dict.fromkeys(key for log in logs.values() for key in scores(log) if key in FIDS or key not in NAMES)
+    logs = join_seeds(logs)
     loss_panels, fid_panels, several = {}, {}, len(logs) > 1
-    thin = any(scored(log["epochs"], "d_loss_last") for log in logs.values())
-    explained = " (thin: its last batch)" if thin else ""
-    joined = any("d_loss_low" in log["epochs"][0] for log in logs.values())
+    joined = any(f"{key}_low" in log["epochs"][0] for key in recorded for log in logs.values())
     xlabel = "epoch (line: the seeds' mean; band: from the lowest to the highest)" if joined else "epoch"
+    thin = any(scored(log["epochs"], f"{key}_last") for key in recorded for log in logs.values())
     for i, (name, log) in enumerate(logs.items()):
-        look = f"C{i}", STYLES[i % len(STYLES)]
-        for j, (key, network) in enumerate(LOSSES.items()):
-            if several:  # a panel for each loss, or the runs' curves could not be told apart
-                panel, curve = f"{network}'s mean loss of the epoch", (log["epochs"], key, name, *look)
+        for key in recorded:
+            label, rows = name_of(key)[0], scored(log["epochs"], key)
+            if several or panel_of(key) != "loss":  # a panel for each, or the runs' curves could not be told apart
+                panel, j = f"{label}, mean of the epoch", i
             else:
-                panel, curve = "mean loss of the epoch", (log["epochs"], key, network, f"C{j}", STYLES[j])
-            loss_panels.setdefault(panel + explained, []).append(curve)
-        for key, label in FIGURES.items():
+                panel, label = "mean loss of the epoch", label.replace(" loss", "")
+                j = len(loss_panels.get(panel, ()))
+            if rows:
+                curve = (rows, key, name if several else label, f"C{j}", STYLES[j % len(STYLES)])
+                loss_panels.setdefault(panel, []).append(curve)
+        for key in measured:
             rows = scored(log["evaluations"], key)
             if rows:
-                curve = (rows, key, name if several else label, *look)
-                fid_panels.setdefault(f"{label} (lower is better)", []).append(curve)
-    draw(os.path.join(output_dir, "loss.png"), loss_panels, xlabel)
+                curve = (rows, key, name if several else label_of(key), f"C{i}", STYLES[i % len(STYLES)])
+                better = " (lower is better)" if key.endswith(FIDS) else ""
+                fid_panels.setdefault(label_of(key) + better, []).append(curve)
+    explained = " (thin: its last batch)" if thin else ""
+    if loss_panels:
+        draw(os.path.join(output_dir, "loss.png"), {p + explained: curves for p, curves in loss_panels.items()}, xlabel)
     evaluations = [row for log in logs.values() for row in log["evaluations"]]
     if not evaluations:
         print("no FID in the log: no epoch is evaluated yet")
-    elif not scored(evaluations, "fid"):
-        print("no FID in the log (Inception's weights were not there)")
+    elif all(row.get("fid", 0) is None for row in evaluations):
+        print("no FID in the log (Inception's weights were not available)")
     if fid_panels:
         draw(os.path.join(output_dir, "fid.png"), fid_panels, xlabel)
 

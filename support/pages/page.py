@@ -17,6 +17,7 @@ from PIL import Image
 from support.flags import command_line
 from support.pages.networks import LEVELS, NOT_KEPT, pack_within, read_networks
 from support.saved.log import is_number, losses, name_of, panel_of, scores
+from support.saved.log import run_name as run_name
 from support.saved.paths import atomic_write, find_grids
 
 TEMPLATE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "page.html")
@@ -80,6 +81,7 @@ def describe(name, log):
     """Returns what the page shows of a log."""
     config, last = log["config"], log["epochs"][-1]
     facts = {"seed": config.get("seed", "?"), **log["environment"]}
+    words = command_line({f"--{flag}": value for flag, value in config.items()})
 
     def numbers(rows):
         return [{key: value for key, value in row.items() if value is None or is_number(value)} for row in rows]
@@ -87,7 +89,7 @@ def describe(name, log):
     n_epochs = config.get("n_epochs")
     return {
         "name": name,
-        "command": shlex.join(["python", "cgan.py", *command_line(config)]),
+        "command": shlex.join(["python", "cgan.py", *words]),
         "facts": {key: str(value) for key, value in facts.items()},
         "changes": [describe_change(change) for change in log["changes"]],
         "n_epochs": n_epochs if type(n_epochs) is int else last["epoch"],
@@ -98,7 +100,7 @@ def describe(name, log):
 
 
 def panels(logs):
-    """Returns [{"name": the panel's, "part": of the log, "keys": drawn in it}], of several logs a panel for each key."""
+    """Returns [{"name": the panel's, "part": of the log, "keys": drawn in it}], of several logs one for each key."""
     found = {}
     for part, names_of in (("epochs", losses), ("evaluations", scores)):
         for key in dict.fromkeys(key for log in logs for key in names_of(log)):
