@@ -1,35 +1,26 @@
-"""Opens an image's file such that its pixels are what a viewer shows; where they may not be, refuses it by name."""
+"""Reads the pictures that people bring, with the pixels that a viewer shows."""
 
-import io
-import warnings
+import argparse
+import os
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+ENDINGS = (".png", ".jpg", ".jpeg")
 MODES = ("1", "L", "P", "RGB", "RGBA")  # of PIL's, with at most 8 bits
-ORIENTATION = 0x0112  # EXIF's tag for how the camera was held
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # from PIL's limit on it is an error below
 
 
 def open_image(path):
-    """Returns a PNG or JPEG file as an image of PIL's in one of MODES.
+    """Returns a PNG or JPEG file as an image of PIL's in one of MODES, upright. 16-bit colour is read in 8 bits.
 
-    It is upright, and whole where it has alpha. 16-bit colour is read with PIL's 8 bits.
-    Raises ValueError that names the file where it cannot be read, or is animated, transparent or in another mode.
+    Raises ValueError that names the file if it cannot be read, or is animated, transparent or in another mode.
     """
     try:
-        with open(path, "rb") as file:
-            data = file.read()
-        if data.startswith(b"\x89PNG") and b"acTL" in data[: data.find(b"IDAT")]:  # PIL would make room for its frames
-            raise ValueError("it is animated; save the one frame that is meant")
-        # In memory: from a file, PIL would make room for as much as its chunks claim to hold
-        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
-            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise ValueError(f"it has {image.width:,} x {image.height:,} pixels, which takes too much memory")
-            image.load()
-            if image.getexif().get(ORIENTATION, 1) != 1:
-                image = ImageOps.exif_transpose(image)
-            if image.mode in ("LA", "PA") or (image.mode in MODES and "transparency" in image.info):
-                image = image.convert("RGBA")
+        with Image.open(path, formats=("PNG", "JPEG")) as image:
+            if image.format == "PNG" and image.is_animated:
+                raise ValueError("it is animated; save the one frame that is meant")
+            image = ImageOps.exif_transpose(image)
+        if image.mode in ("LA", "PA") or (image.mode in MODES and "transparency" in image.info):
+            image = image.convert("RGBA")
     except Exception as error:  # whatever a damaged file makes its decoder raise
         what = "it is neither" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
         raise ValueError(f"{path} cannot be read as a PNG or JPEG image: {what}")
@@ -38,3 +29,20 @@ def open_image(path):
     if image.mode == "RGBA" and image.getextrema()[3][0] < 255:
         raise ValueError(f"{path} has transparent pixels: put it on a background first")
     return image
+
+
+def image_source(text):
+    """argparse type: the word mnist, or a folder of at least 2 images, returned as the sorted list of their paths."""
+    if text == "mnist":
+        return text
+    if not os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"must be a folder of images or the word mnist, not '{text}'")
+    paths = [os.path.join(text, name) for name in sorted(os.listdir(text)) if name.lower().endswith(ENDINGS)]
+    if len(paths) < 2:
+        raise argparse.ArgumentTypeError(f"must hold at least 2 PNG or JPEG images, but {text} holds {len(paths)}")
+    try:
+        for path in paths:
+            open_image(path)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error))
+    return paths

