@@ -1,11 +1,11 @@
 """Layers of jittor.nn that are slow or wrong on a CPU.
 
-FusedSequential runs the linear layers in it, each with the normalisation and the activation behind it, as one operator
-(layers.h); Tanh's gradient is wrong in Jittor. Each computes what jittor.nn's class of that name computes, with the
-same parameters; on a GPU, Sequential is that class. Gradients of gradients, as a gradient penalty takes them, are 0
-here, as through every jittor.Function; jittor.nn.Sequential has them.
+FusedSequential is jittor.nn.Sequential with several inputs, which it concatenates. It runs the linear layers in it, each
+with the normalisation and the activation behind it, as one operator (layers.h); on a GPU Jittor's own layers run. Tanh is
+jittor.nn.Tanh with a gradient that is right everywhere. Both have the same parameters and compute the same numbers.
 """
 
+import contextlib
 import os
 
 from support.device import jt, nn
@@ -15,22 +15,11 @@ with open(os.path.join(os.path.dirname(__file__), "layers.h")) as file:
 PANEL = 32  # items of a batch that layers.h computes together, at most (its NR)
 
 
-class HyperbolicTangent(jt.Function):
-    """x -> tanh(x), with the gradient 1 - tanh(x)^2."""
-
-    def execute(self, x):
-        self.tanh = x.tanh()
-        return self.tanh
-
-    def grad(self, grad):
-        return grad * (1 - self.tanh * self.tanh)
-
-
 class Tanh(nn.Module):
-    """jittor.nn.Tanh, whose gradient on a CPU, 1 / cosh(x)^2 by approximate division, is NaN where |x| > 45."""
+    """jittor.nn.Tanh, whose gradient on a CPU, 1 / cosh(x)^2 by approximate division, is NaN if |x| > 45."""
 
     def execute(self, x):
-        return HyperbolicTangent.apply(x)
+        return x.clamp(-20, 20).tanh()  # float32 has 1 for tanh(20)
 
 
 # A layer's numbers and arrays in layers.h, in its order
@@ -102,6 +91,19 @@ class Stack:
             for var in (layer.weight, layer.bias)
         ]
 
+    def by_operators(self, variables):
+        """Returns y (N, n_out) of (*inputs, *parameters), from Jittor's operators; no running statistics move."""
+        x, parameters = concat(*variables[: len(self.widths)]), iter(variables[len(self.widths) :])
+        for _, norm, activation in self.groups:
+            weight, bias = next(parameters), next(parameters)
+            x = jt.nn.linear(x, weight, bias)
+            if norm:
+                scale, shift = next(parameters), next(parameters)
+                centred = x - x.mean(0)
+                x = centred / jt.sqrt((centred * centred).mean(0) + norm.eps) * scale + shift
+            x = activation(x) if activation else x
+        return x
+
     def __call__(self, *inputs):
         parameters = self.parameters()
         shapes = [(len(inputs[0]), width) for width in self.widths] + self.shapes
@@ -112,6 +114,20 @@ class Stack:
                     x = layer(x)
             return x
         return StackFunction(self)(*inputs, *parameters)
+
+
+once = False  # whether the gradients that are being computed are not to be differentiated themselves
+
+
+@contextlib.contextmanager
+def gradients_once():
+    """Spares the gradients that are asked for inside what differentiating them a second time would need."""
+    global once
+    once = True
+    try:
+        yield
+    finally:
+        once = False
 
 
 def operator(source, n, inputs, shapes, changed=()):
@@ -130,10 +146,12 @@ class StackFunction(jt.Function):
         super().__init__()
         self.stack = stack
 
+    def __call__(self, *variables):
+        self.variables = variables  # execute() gets copies of them, which a second gradient would not lead back to
+        return super().__call__(*variables)
+
     def execute(self, *variables):
         stack, n = self.stack, variables[0].shape[0]
-        inputs, self.parameters = variables[: len(stack.widths)], variables[len(stack.widths) :]
-        self.n, self.constant = n, [x.is_stop_grad() for x in inputs]
         items = -(-n // PANEL) * PANEL
         self.deltas = items * sum(group["n_out"] for group in stack.numbers)
         kept = items * stack.numbers[0]["n_in"] + self.deltas
@@ -144,18 +162,44 @@ class StackFunction(jt.Function):
         return y
 
     def grad(self, dy):
-        stack, kept, n = self.stack, self.kept, self.n
+        gradient = StackGradient(self)
+        return gradient.execute(dy, *self.variables) if once else gradient(dy, *self.variables)
+
+
+class StackGradient(jt.Function):
+    """(dy (N, n_out), *inputs, *parameters) -> the gradients of inputs and parameters."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.stack, self.kept, self.deltas = function.stack, function.kept, function.deltas
+
+    def __call__(self, *variables):
+        self.variables = variables
+        return super().__call__(*variables)
+
+    def execute(self, dy, *variables):
+        stack, kept, n = self.stack, self.kept, dy.shape[0]
+        n_inputs = len(stack.widths)
+        inputs, parameters = variables[:n_inputs], variables[n_inputs:]
         vectors = [shape for shape, is_weight in zip(stack.shapes, stack.is_weight) if not is_weight]
-        deltas, *d_vectors = operator(stack.backward, n, [dy, kept, *self.parameters], [(self.deltas,), *vectors])
-        # Operators of their own: Jittor runs them only where somebody asks for these gradients
+        deltas, *d_vectors = operator(stack.backward, n, [dy, kept, *parameters], [(self.deltas,), *vectors])
+        # Operators of their own: Jittor runs them only if somebody asks for these gradients
         weights = [shape for shape, is_weight in zip(stack.shapes, stack.is_weight) if is_weight]
         d_weights = operator(stack.backward_weights, n, [kept, deltas], weights)
         d_inputs = [
-            None if constant else operator(source, n, [deltas, self.parameters[0]], [(n, width)])[0]
-            for source, width, constant in zip(stack.backward_inputs, stack.widths, self.constant)
+            None if x.is_stop_grad() else operator(source, n, [deltas, parameters[0]], [(n, width)])[0]
+            for source, width, x in zip(stack.backward_inputs, stack.widths, inputs)
         ]
         d_weights, d_vectors = iter(d_weights), iter(d_vectors)
         return [*d_inputs, *(next(d_weights if is_weight else d_vectors) for is_weight in stack.is_weight)]
+
+    def grad(self, *second):
+        """The gradient of a gradient, as a gradient penalty asks for it, comes from Jittor's own operators."""
+        dy, *variables = (var.clone() for var in self.variables)  # what follows leads back to no other use of them
+        y = self.stack.by_operators(variables)
+        first = jt.grad((y * dy).sum(), variables, retain_graph=True)
+        total = sum((x * d).sum() for x, d in zip(first, second) if d is not None)
+        return jt.grad(total, [dy, *variables], retain_graph=True)
 
 
 def leaky_slope(layer):

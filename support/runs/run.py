@@ -220,21 +220,21 @@ class Run:
         save_log(folder, log)
 
     def page_layers(self):
-        """Returns {network: what a page may compute of it, or why it cannot}, after a try on one input."""
-        noise = np.random.default_rng(0).standard_normal((1, self.opt.latent_dim)).astype(np.float32)
-        label, image, found = np.zeros(1, np.int32), None, {}
+        """Returns {network: what a page may compute of it, or why it cannot}, after a try on two inputs."""
+        noise = np.random.default_rng(0).standard_normal((2, self.opt.latent_dim)).astype(np.float32)
+        labels, images, found = np.arange(2, dtype=np.int32) % self.opt.n_classes, None, {}
         for name in ("ema", "generator", "discriminator"):
             if name not in self.networks:
                 continue
-            network, given = self.networks[name], image if name == "discriminator" else noise
+            network, given = self.networks[name], images if name == "discriminator" else noise
             try:
                 with evaluation_mode(network):
-                    output = network(jt.array(given), jt.array(label)).numpy()
-                image = output if image is None else image
+                    outputs = network(jt.array(given), jt.array(labels)).numpy()
+                images = outputs if images is None else images
                 arrays = {key: value.numpy() for key, value in network.state_dict().items()}
-                found[name] = page_layers(network, arrays, given, label, output)
+                found[name] = page_layers(network, arrays, (given, labels), outputs)
             except Exception as error:  # of a network whose class has been changed in whatever way
-                found[name] = f"it cannot be asked for one image: {error}"
+                found[name] = f"it cannot be asked for two images: {error}"
         return found
 
     def write_page(self):
