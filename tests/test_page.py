@@ -5,19 +5,20 @@ import io
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import ROOT, read_log, read_npz, run
 from PIL import Image
 
-from support.pages import page
+from support.pages import networks, page
 from support.saved.log import check_log
 
 pytestmark = pytest.mark.slow
 
 REFERENCE_LOG = ROOT / "results" / "reference" / "log.json"
-NUMBER = "2213904"
+NUMBER = "31415926"
 MARKUP = "<script>alert(1)<"  # a folder; with "script>" in it, the whole path is markup
 
 
@@ -62,14 +63,14 @@ def browser(launch):
 
 
 def visit(browser, path):
-    """Opens a page and waits until its networks are unpacked, where it has some."""
+    """Opens a page and waits until its networks are unpacked, if it has some."""
     from selenium.webdriver.support.ui import WebDriverWait
 
     browser.get_log("browser")
     browser.get_log("performance")
     browser.get(path.as_uri())
     WebDriverWait(browser, 60).until(
-        lambda _: browser.execute_script("return !DATA.networks.generator || !!window.draw")
+        lambda _: browser.execute_script("return typeof DATA.networks.generator === 'string' || !!window.draw")
     )
 
 
@@ -97,14 +98,15 @@ def reference_page(tmp_path_factory):
     return write_page(tmp_path_factory.mktemp("reference"), REFERENCE_LOG)[0]
 
 
-def test_it_opens_without_an_error_or_a_request(browser, run_page, reference_page):
-    for path in (run_page, reference_page):
+def test_it_opens_without_an_error_or_a_request(browser, run_page, reference_page, finished_run):
+    for path, name in ((run_page, finished_run[0].name), (reference_page, "reference")):
         visit(browser, path)
         assert_quiet(browser, path)
+        assert browser.title == f"cgan.py – {name}" and find(browser, "#runs h2").text == name  # noqa: RUF001
 
 
 def state(browser):
-    """Returns (batches done, the grid's pixels, where every cursor stands, the nearest evaluation's figures)."""
+    """Returns (batches done, the grid's pixels, where every cursor stands, the nearest evaluation's scores)."""
     picture = find(browser, "#grids img").get_attribute("src").partition("base64,")[2]
     cursors = [line.get_attribute("x1") for line in browser.find_elements("css selector", ".cursor")]
     with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
@@ -112,7 +114,7 @@ def state(browser):
     return int(find(browser, "#batch").text), pixels, cursors, find(browser, "#nearest").text
 
 
-def test_the_slider_moves_grid_cursors_and_figures_together(browser, run_page, finished_run):
+def test_the_slider_moves_grid_cursors_and_scores_together(browser, run_page, finished_run):
     visit(browser, run_page)
     evaluations = read_log(finished_run[0])["evaluations"]
     states = [state(browser)]
@@ -122,12 +124,12 @@ def test_the_slider_moves_grid_cursors_and_figures_together(browser, run_page, f
     find(browser, "body").send_keys("\ue012")  # and anywhere else
     states.append(state(browser))
     assert [batches for batches, *_ in states] == [100, 50, 0]
-    for batches, pixels, cursors, figures in states:
+    for batches, pixels, cursors, scores in states:
         with Image.open(finished_run[0] / "images" / f"{batches}.png") as grid:
             assert abs(pixels - np.asarray(grid, float)).mean() < 8
         assert len(set(cursors)) > 0 and len(cursors) >= 5
         nearest = evaluations[1 if batches / 60 > 1.5 else 0]
-        assert f"{nearest['label_accuracy']:.4f}" in figures and f"Epoch {nearest['epoch']}" in figures
+        assert f"{nearest['label_accuracy']:.4f}" in scores and f"Epoch {nearest['epoch']}" in scores
         assert find(browser, "#scores").text.count(f"{nearest['label_accuracy']:.4f}") >= 1
     for before, after in zip(states[1:], states):
         assert all(float(a) < float(b) for a, b in zip(before[2], after[2]))
@@ -157,7 +159,7 @@ def canvases(browser):
     return digits.reshape(-1, size, size)
 
 
-def type_digits(browser, text):
+def type_labels(browser, text):
     find(browser, "#text").clear()
     find(browser, "#text").send_keys(text)
 
@@ -166,12 +168,10 @@ def test_it_draws_what_cgan_draws(browser, reference_page):
     import cgan
 
     visit(browser, reference_page)
-    type_digits(browser, NUMBER)
+    type_labels(browser, NUMBER)
     noise = np.array(browser.execute_script("return noises[0].map(noise => Array.from(noise))"))
     labels = np.array([int(digit) for digit in NUMBER])
     generator = cgan.load_generator(str(REFERENCE_LOG.parent / "generator.npz"))
-    held = {name: np.float16(value.numpy()).astype(np.float32) for name, value in generator.state_dict().items()}
-    generator.load_state_dict(held)  # as the page holds it
     expected = cgan.generate(generator, noise, labels)
     assert abs(canvases(browser) - (expected[:, 0] + 1) * 127.5).max() <= 1
     find(browser, "#renew").click()
@@ -187,7 +187,7 @@ def test_the_classifier_reads_what_it_was_asked_to_draw(browser, reference_page)
         return draw(labels.map(() => randomNoise(100)), labels).map(image =>
             Array.from(image, value => Math.round((value + 1) * 127.5)))"""
     images = np.array([browser.execute_script(script) for _ in range(10)], np.float32).reshape(-1, 1, 32, 32)
-    _, digits = digit_classifier.read_digits(digit_classifier.load(), images / 127.5 - 1)
+    _, digits = digit_classifier.read_labels(digit_classifier.load(), images / 127.5 - 1)
     assert (digits == np.arange(1000) % 10).mean() >= 0.99
 
 
@@ -212,7 +212,7 @@ def test_what_the_discriminator_says(browser, run_page, finished_run):
 def test_noise_and_labels_between_two(browser, reference_page):
     visit(browser, reference_page)
     set_to = "const range = document.getElementById(arguments[0]); range.value = arguments[1]; range.oninput()"
-    type_digits(browser, "77")
+    type_labels(browser, "77")
     find(browser, "#target").clear()
     find(browser, "#target").send_keys("0")
     start = canvases(browser)
@@ -233,7 +233,7 @@ def test_only_digits_are_drawn_and_the_picture_can_be_saved(browser, reference_p
     from selenium.webdriver.support.ui import WebDriverWait
 
     visit(browser, reference_page)
-    type_digits(browser, "4x2")
+    type_labels(browser, "4x2")
     assert find(browser, "#text").get_attribute("value") == "42"
     digits = canvases(browser)
     find(browser, "#save").click()
@@ -247,9 +247,9 @@ def test_only_digits_are_drawn_and_the_picture_can_be_saved(browser, reference_p
 
 def test_it_speaks_the_language_of_the_browser(browser, launch, run_page):
     visit(browser, run_page)
-    assert "Digits on demand" in find(browser, "#on-demand").text and "按要求" not in find(browser, "#on-demand").text
+    assert "Images on demand" in find(browser, "#on-demand").text and "按要求" not in find(browser, "#on-demand").text
     find(browser, "#language").click()
-    assert "按要求画数字" in find(browser, "#on-demand").text and "Digits" not in find(browser, "#on-demand").text
+    assert "按要求画图" in find(browser, "#on-demand").text and "Images" not in find(browser, "#on-demand").text
     chinese = launch("zh-CN")
     visit(chinese, run_page)
     assert find(chinese, "html").get_attribute("lang") == "zh" and "标签准确率" in find(chinese, "#scores").text
@@ -285,7 +285,7 @@ def test_several_runs_beside_each_other(browser, finished_run, tmp_path):
     assert len(browser.find_elements("css selector", "script")) == 2
     shown = [caption.text for caption in browser.find_elements("css selector", "#grids figcaption")]
     assert "100 batches" in shown[0] and "50 batches" in shown[1]
-    assert len(find(browser, "#nearest").text.splitlines()[-1].split()) >= 4  # a label and a figure for each run
+    assert len(find(browser, "#nearest").text.splitlines()[-1].split()) >= 4  # a name and a score for each run
 
 
 def test_a_run_that_is_going_on_without_pictures_or_scores(browser, finished_run, tmp_path):
@@ -297,7 +297,7 @@ def test_a_run_that_is_going_on_without_pictures_or_scores(browser, finished_run
     visit(browser, path)
     assert_quiet(browser, path)
     body = find(browser, "body").text
-    for words in ("1 / 2 not finished", "no sample grids", "Nothing is evaluated yet", "Nothing can be drawn here"):
+    for words in ("1 / 2 not finished", "no sample grids", "Nothing is evaluated yet", "weights do not lie beside"):
         assert words in body
 
 
@@ -309,11 +309,111 @@ def test_without_inceptions_weights(browser, finished_run, tmp_path):
     path, _ = write_page(tmp_path, tmp_path / "log.json")
     visit(browser, path)
     assert_quiet(browser, path)
-    assert "Inception's weights were not there" in find(browser, "#evaluations").text
+    assert "Inception's weights were not available" in find(browser, "#evaluations").text
     assert "KID" not in find(browser, "#scores").text
 
 
+def test_whatever_the_log_holds_is_shown(browser, tmp_path):
+    epochs = [{"epoch": i, "d_loss": -i, "penalty": i, "penalty_last": 2 * i, "x_loss": None} for i in (1, 2)]
+    evaluations = [{"epoch": 2, "label_fid": 12.5, "digit_fid": None, "sharp_edges": -7.25, "class_accuracy": [1]}]
+    (tmp_path / "log.json").write_text(json.dumps({"epochs": epochs, "evaluations": evaluations}))
+    path, _ = write_page(tmp_path, tmp_path / "log.json")
+    visit(browser, path)
+    assert_quiet(browser, path)
+    titles = [title.text for title in browser.find_elements("css selector", "#curves figcaption > b:first-child")]
+    assert titles == ["Loss", "penalty", "Label FID", "sharp edges"]
+    lines = browser.find_elements("css selector", "#curves figure:first-child path")
+    heights = [float(y) for line in lines for y in line.get_attribute("d")[1:].replace("L", " ").split()[1::2]]
+    assert 0 < min(heights) < max(heights) <= browser.execute_script("return HEIGHT - BOTTOM")  # within the panel
+    assert find(browser, "#scores").text == "Epoch Label FID sharp edges\n2 12.50 -7.250"
+    text = find(browser, "#evaluations").text
+    assert "Label FID compares" in text and not [word for word in ("igit", "KID", "accuracy") if word in text]
+
+
+def save_networks(folder, n_classes, **layers):
+    """Writes a log and a checkpoint of two networks of two layers; layers: {network: what is noted of it instead}."""
+    rng = np.random.default_rng(0)
+    config = {"latent_dim": 5, "n_classes": n_classes, "img_size": 8}
+    log = {"config": config, "epochs": [{"epoch": 1, "g_loss": 1}], "evaluations": []}
+    arrays = {}
+    for name, n_in, n_out in (("generator", 5, 64), ("discriminator", 64, 1)):
+        arrays[f"{name}/label_embedding.weight"] = rng.standard_normal((n_classes, 3))
+        arrays[f"{name}/model.0.weight"] = rng.standard_normal((n_out, 3 + n_in))
+        arrays[f"{name}/model.0.bias"] = rng.standard_normal(n_out)
+        layers.setdefault(name, [{"kind": "Linear"}, {"kind": "Tanh"}])
+    arrays = {name: value.astype(np.float16).astype(np.float32) for name, value in arrays.items()}
+    (folder / "log.json").write_text(json.dumps(log))
+    np.savez(folder / "checkpoint.npz", log=json.dumps(log), layers=json.dumps(layers), **arrays)
+    return folder / "log.json", arrays
+
+
+def test_more_classes_than_digits_and_a_network_that_is_left_out(browser, tmp_path):
+    log, arrays = save_networks(tmp_path, 26, discriminator="its layer 2 is a Conv, which a page cannot compute")
+    path, process = write_page(tmp_path / "page", log)
+    left_out = "the discriminator is left out of the page: its layer 2 is a Conv, which a page cannot compute\n"
+    assert process.stderr.count("\n") == 1 and process.stderr.endswith(left_out)
+    visit(browser, path)
+    assert find(browser, "#text").get_attribute("value") == "0 3 6 8 11 14 17 19 22 25"
+    assert "left out: its layer 2 is a Conv, which a page cannot compute." in find(browser, "#on-demand").text
+    type_labels(browser, "25 7x 26 7")
+    assert "Only labels from 0 to 25" in find(browser, "#only").text
+    noise = np.array(browser.execute_script("return noises[0].slice(0, 3).map(noise => Array.from(noise))"))
+    own = {name.partition("/")[2]: value for name, value in arrays.items() if name.startswith("generator")}
+    values = np.hstack([own["label_embedding.weight"][[25, 7, 7]], noise])
+    expected = np.tanh(values @ own["model.0.weight"].T + own["model.0.bias"])
+    assert abs(canvases(browser).reshape(3, 64) - (expected + 1) * 127.5).max() <= 1
+
+
+def test_a_generator_that_is_left_out(browser, tmp_path):
+    log, _ = save_networks(tmp_path, 10, generator="it has no .model")
+    path, process = write_page(tmp_path / "page", log)
+    assert process.stderr.endswith("the generator is left out of the page: it has no .model\n")
+    visit(browser, path)
+    assert_quiet(browser, path)
+    assert "Nothing can be drawn here. The generator is left out: it has no .model." in find(browser, "body").text
+
+
 # ---------------------------------------------------------------- without a browser
+def layer(kind, **attributes):
+    return type(kind, (), attributes)()
+
+
+def test_which_networks_a_page_can_compute():
+    """Known by their classes' names and compared with what they give: never drawn wrongly."""
+    rng = np.random.default_rng(0)
+    model = [layer("Linear"), layer("BatchNorm", eps=0.8), layer("leaky_relu", args=(), kw={"scale": 0.3})]
+    model += [layer("Dropout"), layer("Linear"), layer("relu"), layer("Tanh")]
+    sizes = {"label_embedding.weight": (3, 4), "model.0.weight": (6, 9), "model.4.weight": (8, 6)}
+    sizes.update({"model.0.bias": 6, "model.4.bias": 8, "model.1.running_mean": 6, "model.1.running_var": 6})
+    arrays = {name: rng.random(size) for name, size in {**sizes, "model.1.weight": 6, "model.1.bias": 6}.items()}
+    noise, labels = rng.standard_normal((4, 5)), np.array([0, 1, 2, 1])
+
+    def network(values):
+        """Returns what PyTorch's or Jittor's layers of these classes give."""
+        values = values @ arrays["model.0.weight"].T + arrays["model.0.bias"]
+        values = (values - arrays["model.1.running_mean"]) / np.sqrt(arrays["model.1.running_var"] + 0.8)
+        values = values * arrays["model.1.weight"] + arrays["model.1.bias"]
+        values = np.maximum(values, 0.3 * values) @ arrays["model.4.weight"].T + arrays["model.4.bias"]
+        return np.tanh(np.maximum(values, 0))
+
+    def layers(outputs, given=noise, **attributes):
+        network = SimpleNamespace(**{"model": model, **attributes})
+        return networks.page_layers(network, arrays, (given, labels), outputs)
+
+    embedded = arrays["label_embedding.weight"][labels]
+    outputs = network(np.hstack([embedded, noise]))
+    kinds = ["Linear", "BatchNorm", "leaky_relu", "Dropout", "Linear", "relu", "Tanh"]
+    assert [found["kind"] for found in layers(outputs.reshape(4, 1, 2, 4))] == kinds
+    images = noise.reshape(4, 1, 1, 5)
+    assert isinstance(layers(network(np.hstack([noise, embedded])), images), list)
+    for other in (outputs + 0.01, network(np.hstack([noise, embedded])), outputs[:, :7]):
+        assert "does more" in layers(other)
+    assert "does more" in layers(outputs, noise[:, :4])
+    assert "no .model" in networks.page_layers(object(), arrays, (noise, labels), outputs)
+    conv = [*model[:2], layer("Conv"), *model[3:]]
+    assert layers(outputs, model=conv) == "its layer 2 is a Conv, which a page cannot compute"
+
+
 def data_of(path):
     text = path.read_text().partition('<script type="application/json" id="data">')[2]
     return json.loads(text.partition("</script>")[0])
@@ -351,27 +451,27 @@ def test_what_cannot_be_read_is_named_and_left_out(finished_run, tmp_path, spoil
     assert process.stderr.count("\n") == 1 and name in process.stderr
     data = data_of(path)
     assert [batches for batches, _ in data["runs"][0]["grids"]] == ([0, 100] if name == "50.png" else [0, 50, 100])
-    assert (data["networks"]["generator"] is None) == (name == "checkpoint.npz")
+    assert isinstance(data["networks"]["generator"], str) == (name == "checkpoint.npz")
 
 
-def test_what_does_not_fit_is_left_out(finished_run, tmp_path, monkeypatch):
-    """Fewer grids first, then the discriminator, then the generator; the file keeps to the limit."""
+def test_what_does_not_fit_is_left_out(finished_run, tmp_path):
+    """Fewer grids first, then a coarser generator, then no discriminator; the file keeps to the limit."""
     shutil.copytree(finished_run[0], tmp_path / "run")
     for batches in range(101, 400):
         shutil.copy(tmp_path / "run" / "images" / "100.png", tmp_path / "run" / "images" / f"{batches}.png")
     log = str(tmp_path / "run" / "results" / "log.json")
     kept = []
-    for limit in (8 * 10**6, 6 * 10**6, 3 * 10**6):
-        monkeypatch.setattr(page, "LARGEST_PAGE", limit)
+    for limit in (8 * 10**6, 6 * 10**6, 3 * 10**6, 2 * 10**6):
         target = tmp_path / "run.html"
-        assert page.write_page(str(target), {"run": (log, read_log(tmp_path / "run"))}) == []
+        assert page.write_page(str(target), {"run": (log, read_log(tmp_path / "run"))}, limit) == []
         assert limit / 2 < target.stat().st_size <= limit
         data = data_of(target)
         batches = [batches for batches, _ in data["runs"][0]["grids"]]
         assert batches[0] == 0 and batches[-1] == 399 and batches == sorted(batches)
-        kept.append((len(batches), *(data["networks"][name] is not None for name in ("generator", "discriminator"))))
+        networks = (data["networks"][name] for name in ("generator", "discriminator"))
+        kept.append((len(batches), *(0 if isinstance(network, str) else network["n_bytes"] for network in networks)))
     assert 2 <= kept[1][0] < kept[0][0] <= page.MOST_GRIDS
-    assert [networks for _, *networks in kept] == [[True, True], [True, True], [False, True]]
+    assert [networks for _, *networks in kept] == [[2, 1], [2, 1], [1, 1], [1, 0]]
 
 
 def test_pictures_lie_beside_results(tmp_path):
@@ -388,6 +488,5 @@ def test_changes_and_the_command(finished_run):
     log["changes"] = [{"epoch": 2, "config": {"lr": 0.0001}, "environment": {"threads": 1}}, {"epoch": 3}]
     check_log(log)
     assert page.describe("run", log)["changes"] == ["2: lr 0.0001, threads 1", "3: "]
-    assert page.command({"cpu": True, "n_epochs": 2, "data_root": "a b", "ema": None, "dropout": False}) == (
-        "python cgan.py --cpu --n_epochs 2 --data_root 'a b'"
-    )
+    log["config"] = {"cpu": True, "n_epochs": 2, "data_root": "a b", "ema": None, "dropout": False, "sizes": [3, 4]}
+    assert page.describe("run", log)["command"] == "python cgan.py --cpu --n_epochs=2 '--data_root=a b' --sizes 3 4"

@@ -23,30 +23,48 @@ def drawn(folder):
     return shares
 
 
-def test_curves_of_a_real_run(finished_run, tmp_path):
-    log = finished_run[0] / "results" / "log.json"
-    process = run("plot_curves.py", log, "--output_dir", tmp_path / "curves", DISPLAY="")
-    assert process.returncode == 0, process.stderr
+def draw(logs, folder):
+    """Writes logs as read_log returns them and draws their curves with the script; returns what it printed."""
+    paths = []
+    for name, log in logs.items():
+        os.makedirs(os.path.join(folder, name), exist_ok=True)
+        paths.append(os.path.join(folder, name, "log.json"))
+        with open(paths[-1], "w") as file:
+            json.dump(log, file)
+    process = run("plot_curves.py", *paths, "--output_dir", folder / "curves", DISPLAY="", MPLBACKEND="TkAgg")
+    assert process.returncode == 0 and not process.stderr, process.stderr
+    return process.stdout
+
+
+def small(epochs=({"d_loss": 1, "g_loss": 1},), evaluations=({"fid": None},), **more):
+    """Returns a log whose rows count as epochs 1, 2 ..."""
+    rows = [[{"epoch": i, **row} for i, row in enumerate(part, 1)] for part in (epochs, evaluations)]
+    return {"epochs": rows[0], "evaluations": rows[1], "config": {}, "changes": [], **more}
+
+
+def test_curves_of_a_real_run_alone_and_beside_one_without_fid(finished_run, tmp_path):
+    log = read_log(finished_run[0])
+    draw({"run": log}, tmp_path)
+    with Image.open(tmp_path / "curves" / "loss.png") as one:
+        height = one.height
     shares = drawn(tmp_path / "curves")
     assert set(shares) == {"loss.png", "fid.png"} and min(shares.values()) > 0.01
+    draw({"run": log, "other": {**log, "evaluations": [{"epoch": 1, "fid": None}]}}, tmp_path)
+    with Image.open(tmp_path / "curves" / "loss.png") as two:
+        assert two.height == 2 * height  # a panel for each loss
+    one_row = {name: rows[:1] if isinstance(rows, list) else rows for name, rows in log.items()}
+    (tmp_path / "curves" / "fid.png").unlink()
+    draw({"run": one_row}, tmp_path)
+    assert set(drawn(tmp_path / "curves")) == {"loss.png", "fid.png"}
 
 
-def test_several_logs_overlay_and_a_log_without_fid_still_draws(finished_run, tmp_path):
-    log = read_log(finished_run[0])
-    log["evaluations"] = [{"epoch": 1, "fid": None, "fid_samples": 10}]
-    (tmp_path / "log.json").write_text(json.dumps(log))
-    process = run("plot_curves.py", tmp_path / "log.json")
-    assert process.returncode == 0 and "weights were not there" in process.stdout and "no FID" in process.stdout
-    alone = drawn(tmp_path)
-    assert set(alone) == {"loss.png"}  # beside the log
-    both = tmp_path / "both"
-    process = run(
-        "plot_curves.py", finished_run[0] / "results" / "log.json", tmp_path / "log.json", "--output_dir", both
-    )
-    assert process.returncode == 0, process.stderr
-    assert set(drawn(both)) == {"loss.png", "fid.png"}
-    with Image.open(both / "loss.png") as two, Image.open(tmp_path / "loss.png") as one:
-        assert two.height == 2 * one.height  # a panel for each loss
+def test_why_there_is_no_fid_is_said(tmp_path):
+    assert "no FID in the log (Inception's weights were not available)" in draw({"run": small()}, tmp_path)
+    said = draw({"run": small(evaluations=[])}, tmp_path)
+    assert "not available" not in said and "no epoch is evaluated" in said
+    assert set(drawn(tmp_path / "curves")) == {"loss.png"}
+    said = draw({"run": small(evaluations=[{"sharpness": 3}])}, tmp_path)  # of somebody who has no use for an FID
+    assert "no FID" not in said and set(drawn(tmp_path / "curves")) == {"loss.png", "fid.png"}
 
 
 def test_runs_are_named_by_what_tells_their_paths_apart():
@@ -54,21 +72,11 @@ def test_runs_are_named_by_what_tells_their_paths_apart():
         return list(short_names(paths).values())
 
     assert names("results/lr_d/log.json", "results/ema/log.json") == ["lr_d", "ema"]
-    assert names("results/log.json", "trial/results/log.json") == ["results/log.json", "trial"]
-    assert names("log.json") == ["log.json"]
+    here = os.path.basename(os.getcwd())
+    assert names("results/log.json") == names("log.json") == [here]
+    assert names("results/log.json", "trial/results/log.json") == [here, "trial"]
+    assert names("a/results/log.json") == ["a"] and names("a/seed0.json") == ["a/seed0.json"]
     assert names("s/a", "a/s", "a/t") == ["s/a", "a/s", "a/t"]  # without what all have, two would be s
-
-
-@pytest.mark.parametrize("name", ["$x$", "a$b", r"\$", "_hidden", "$\\frac"])
-def test_any_name_of_a_run_can_be_drawn(finished_run, tmp_path, name):
-    logs = []
-    for folder in (name, "other"):
-        os.makedirs(tmp_path / folder)
-        logs.append(tmp_path / folder / "log.json")
-        logs[-1].write_bytes((finished_run[0] / "results" / "log.json").read_bytes())
-    process = run("plot_curves.py", *logs, "--output_dir", tmp_path / "named")
-    assert process.returncode == 0 and "Traceback" not in process.stderr
-    assert set(drawn(tmp_path / "named")) == {"loss.png", "fid.png"}
 
 
 def test_a_path_that_is_not_utf_8(finished_run, tmp_path):
@@ -94,13 +102,41 @@ def figures(monkeypatch):
     return kept
 
 
-def test_the_legend_shows_names_as_they_are(finished_run, figures, tmp_path):
-    names = ["_a", "$b$", "c$", "plain"]
-    log = read_log(finished_run[0])
-    plot_curves.plot_curves(dict.fromkeys(names, log), str(tmp_path))
+def test_the_legend_shows_names_as_they_are(figures, tmp_path):
+    names = ["_a", "$b$", "c$", r"\$", "$\\frac", "plain"]
+    plot_curves.plot_curves(dict.fromkeys(names, small(evaluations=[{"fid": 3}])), str(tmp_path))
     for axes in [axes for figure in figures for axes in figure.axes]:
-        texts = [text.get_text().replace(r"\$", "$") for text in axes.get_legend().get_texts()]
-        assert texts == names
+        assert legend(axes) == [name.replace("$", r"\$") for name in names]
+    assert set(drawn(tmp_path)) == {"loss.png", "fid.png"}
+
+
+def legend(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def panels(figure):
+    """Returns {label of the y axis: (lowest, highest) that it shows}."""
+    return {axes.get_ylabel(): axes.get_ylim() for axes in figure.axes}
+
+
+def test_whatever_is_recorded_is_drawn_below_0_too(figures, tmp_path):
+    epochs = [
+        {"d_loss": -1, "g_loss": -2, "d_loss_last": 0, "penalty": 5, "batches": 3, "seconds": 2.5, "note": "x"},
+        {"d_loss": -3, "g_loss": -4, "d_loss_last": 1, "cycle_loss": 1.5, "penalty": 6, "penalty_last": None},
+    ]
+    evaluations = [{"fid": None, "label_fid": 8, "sharpness": -1, "label_accuracy": 0.5, "class_accuracy": [1]}]
+    log = small(epochs, [*evaluations, {"fid": "?", "fid_samples": 10, "inception_sha256": "0f"}])
+    draw({"run": log}, tmp_path)
+    plot_curves.plot_curves({"run": log}, str(tmp_path))
+    losses, penalty = panels(figures[0]).items()
+    assert losses[0].startswith("mean loss") and losses[1][0] < -4 < -1 < losses[1][1]
+    assert legend(figures[0].axes[0]) == ["discriminator", "generator", "cycle"]
+    assert penalty[0].startswith("penalty") and penalty[1][0] == 0 and len(figures[0].axes[1].lines) == 2
+    assert list(panels(figures[1])) == ["label FID (lower is better)", "sharpness"]
+    assert panels(figures[1])["sharpness"][0] < -1
+    plot_curves.plot_curves({"a": log, "b": log}, str(tmp_path))
+    labels = [label.partition(",")[0] for label in panels(figures[2])]
+    assert labels == ["discriminator loss", "generator loss", "penalty", "cycle loss"]
 
 
 def test_the_last_batchs_losses_lie_thinly_behind_the_means(finished_run, figures, tmp_path):
@@ -118,94 +154,57 @@ def test_the_last_batchs_losses_lie_thinly_behind_the_means(finished_run, figure
     assert "last" not in figures[-2].axes[0].get_ylabel()
 
 
-def nested(depth):
-    return '{"epochs": ' + "[" * depth + "]" * depth + "}"
-
-
-def log_with(**values):
-    row = {"epoch": 1, "d_loss": 1, "g_loss": 1}
-    evaluation = {"epoch": 1, "fid": None}
-    (row if set(values) & {"d_loss", "d_loss_last", "seconds"} else evaluation).update(values)
-    return json.dumps({"epochs": [row], "evaluations": [evaluation]})
+ROW = '{"epochs": [{"epoch": 1, "d_loss": 1%s}], "evaluations": [%s]%s}'
 
 
 @pytest.mark.parametrize(
     "text, what",
     [
-        (nested(100000), "no JSON"),
-        (log_with(d_loss=10**400), "d_loss"),
-        (log_with(fid=10**400), "fid"),
-        (log_with(digit_fid="x"), "digit_fid"),
-        (log_with(label_accuracy=[1]), "label_accuracy"),
-        (log_with(generator={"digit_fid": "x"}), "generator"),
-        (log_with(generator=[]), "generator"),
-        (log_with(d_loss_last="x"), "'epochs'"),
-        (log_with(seconds=True), "'epochs'"),
-        (log_with(d_loss=1e300), "d_loss"),
-        (log_with(epoch=10**400), "evaluations"),
-        (log_with(epoch=1.5), "evaluations"),
-        ('{"epochs": [{"epoch": 1, "d_loss": 1, "g_loss": 1}], "evaluations": [], "config": []}', "config"),
-        ('{"epochs": [{"epoch": 1, "d_loss": 1, "g_loss": 1}], "evaluations": [], "changes": [1]}', "changes"),
-        (" " * (50 * 10**6 + 1), "larger than 50 MB"),
+        ('{"epochs": ' + "[" * 100000 + "]" * 100000 + "}", "no JSON"),
+        (ROW % (', "g_loss": NaN', "", ""), "g_loss of epoch 1"),
+        (ROW % (f', "g_loss": 1{"0" * 400}', "", ""), "g_loss of epoch 1"),
+        (ROW % ("", '{"epoch": 2, "fid": 1e400}', ""), "fid of epoch 2"),
+        (ROW % ("", '{"epoch": 2, "generator": {"digit_fid": Infinity}}', ""), "digit_fid of epoch 2"),
+        (ROW % ("", '{"epoch": 1.5}', ""), "evaluations"),
+        (ROW % ("", '{"epoch": 2}, {"epoch": 2}', ""), "evaluations"),
+        (ROW % ("", "", ', "config": []'), "config"),
+        (ROW % ("", "", ', "changes": [1]'), "changes"),
+        ('{"epochs": [], "evaluations": []}', "no finished epoch"),
+        ('{"epochs": 1}', "epochs"),
     ],
 )
 def test_a_log_that_cannot_be_drawn(tmp_path, text, what):
     (tmp_path / "log.json").write_text(text)
-    refused(tmp_path, ROOT / "plot_curves.py", tmp_path / "log.json", names=["log.json", what])
-    with pytest.raises(ValueError, match=str(tmp_path / "log.json")):
+    with pytest.raises(ValueError, match="log.json.*" + what):
         read_checked(str(tmp_path / "log.json"))
+    if what in ("no JSON", "config"):
+        refused(tmp_path, ROOT / "plot_curves.py", tmp_path / "log.json", names=["log.json", what])
 
 
 def test_seeds_that_have_no_epoch_in_common_are_drawn(tmp_path):
-    for seed in (1, 2):
-        log = json.loads(log_with())
-        log["epochs"][0]["epoch"], log["config"] = seed, {"seed": seed}
-        (tmp_path / f"{seed}.json").write_text(json.dumps(log))
-    process = run("plot_curves.py", tmp_path / "1.json", tmp_path / "2.json")
-    assert process.returncode == 0, process.stderr
+    logs = {str(seed): small(config={"seed": seed}) for seed in (1, 2)}
+    logs["2"]["epochs"][0]["epoch"] = 2
+    draw(logs, tmp_path)
 
 
 @pytest.mark.parametrize("first, scale", [(51, "log"), (49, "linear"), (0, "linear")])
 def test_the_axis_of_a_curve_that_spans_more_than_five_times_is_logarithmic(figures, tmp_path, first, scale):
-    log = json.loads(log_with(digit_fid=first))
-    log["evaluations"].append({"epoch": 2, "fid": None, "digit_fid": 10})
-    (tmp_path / "log.json").write_text(json.dumps(log))
-    plot_curves.plot_curves({"run": read_checked(str(tmp_path / "log.json"))}, str(tmp_path))
+    log = small(evaluations=[{"digit_fid": first}, {"digit_fid": 10}])
+    plot_curves.plot_curves({"run": log}, str(tmp_path))
     assert figures[-1].axes[0].get_yscale() == scale
 
 
 def test_curves_that_lie_far_apart_share_a_logarithmic_axis(figures, tmp_path):
-    logs = {}
-    for digit_fid in (9, 50):
-        (tmp_path / "log.json").write_text(log_with(digit_fid=digit_fid))
-        logs[str(digit_fid)] = read_checked(str(tmp_path / "log.json"))
+    logs = {str(fid): small(evaluations=[{"digit_fid": fid}]) for fid in (9, 50)}
     plot_curves.plot_curves(logs, str(tmp_path))
     assert figures[-1].axes[0].get_yscale() == "log"
 
 
-def test_the_generators_own_digit_fid_is_drawn_beside_its_averages(monkeypatch, tmp_path):
-    panels = {}
-    monkeypatch.setattr(plot_curves, "draw", lambda path, drawn, xlabel: panels.update(drawn))
-    (tmp_path / "log.json").write_text(log_with(digit_fid=5.0, generator={"digit_fid": 7.0}))
-    plot_curves.plot_curves({"run": read_checked(str(tmp_path / "log.json"))}, str(tmp_path))
-    (curve,), (own,) = (panels[f"digit FID{without} (lower is better)"] for without in ("", " without the average"))
-    assert (curve[0][0][curve[1]], own[0][0][own[1]]) == (5.0, 7.0)
-
-
-def test_a_run_that_was_never_scored_is_not_said_to_lack_weights(finished_run, tmp_path):
-    log = read_log(finished_run[0])
-    (tmp_path / "log.json").write_text(json.dumps({**log, "evaluations": []}))
-    process = run("plot_curves.py", tmp_path / "log.json")
-    assert process.returncode == 0 and "not there" not in process.stdout and "no epoch is evaluated" in process.stdout
-
-
-def test_a_single_epoch_with_a_single_fid_draws(finished_run, tmp_path):
-    log = read_log(finished_run[0])
-    log = {name: rows[:1] if isinstance(rows, list) else rows for name, rows in log.items()}
-    (tmp_path / "log.json").write_text(json.dumps(log))
-    process = run("plot_curves.py", tmp_path / "log.json")
-    assert process.returncode == 0, process.stderr
-    assert set(drawn(tmp_path)) == {"loss.png", "fid.png"}
+def test_the_generators_own_digit_fid_is_drawn_beside_its_averages(figures, tmp_path):
+    log = small(evaluations=[{"digit_fid": 5.0, "generator": {"digit_fid": 7.0}}])
+    plot_curves.plot_curves({"run": log}, str(tmp_path))
+    shown = {axes.get_ylabel(): axes.lines[0].get_ydata()[0] for axes in figures[-1].axes}
+    assert shown == {"digit FID (lower is better)": 5, "digit FID without the average (lower is better)": 7}
 
 
 def test_runs_that_differ_in_their_seed_are_one_curve(finished_run, figures, tmp_path):

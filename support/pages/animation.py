@@ -5,8 +5,8 @@ python -m support.pages.animation images training.gif
 
 from PIL import Image, ImageDraw
 
-from support.saved.paths import find_grids, atomic_write
 from support.flags import Parser
+from support.saved.paths import atomic_write, find_grids
 
 FRAMES = 40  # at most; dense at the start, where the digits change most
 LEVELS = 16  # of gray: a smaller file, and hardly to be seen
@@ -35,7 +35,7 @@ def frame(path, batches):
 def animate(folder, target):
     """Writes the grids <batches>.png of `folder` as a GIF that loops.
 
-    Raises ValueError where there are none or one cannot be read, OSError where `target` cannot be written.
+    Raises ValueError if there are none or one cannot be read, OSError if `target` cannot be written.
     """
     grids = find_grids(folder)
     if not grids:
