@@ -114,8 +114,8 @@ def to_json(data):
     return json.dumps(data).replace("<", "\\u003c")
 
 
-def write_page(path, runs, largest=None):
-    """Writes the page of one run or several, in `largest` bytes at most (default: LARGEST_PAGE).
+def write_page(path, runs, largest=LARGEST_PAGE):
+    """Writes the page of one run or several, in `largest` bytes at most.
 
     The networks come first, then the grids, of which fewer may do; what does not fit is left out.
     runs: {name of the run: (path of its log.json, what support.saved.log.read_log returns for it)}; sample grids and
@@ -140,15 +140,16 @@ def write_page(path, runs, largest=None):
                 problems.append(f"{name}: the {kind} is left out of the page: {networks[kind]}")
     logs = [log for _, log in runs.values()]
     data = {"runs": shown, "panels": panels(logs), "networks": networks}
-    keys = {key for panel in data["panels"] for key in (panel["name"], *panel["keys"])}
-    data["names"] = {key: name_of(key) for key in keys}
+    data["names"] = {key: name_of(key) for panel in data["panels"] for key in (panel["name"], *panel["keys"])}
     with open(TEMPLATE, encoding="utf-8") as file:
         template = file.read()
-    room = (largest or LARGEST_PAGE) - len(template.encode()) - 1000
+    room = largest - len(template.encode()) - 1000
     room -= len(to_json({**data, "runs": [{**run, "grids": []} for run in shown], "networks": None}))
     for kind in LEVELS:
-        networks[kind] = pack_within(kind, networks.get(kind, NOT_KEPT), room)
+        networks[kind] = pack_within(kind, networks[kind], room - largest // 8)  # the rest is for grids
         room -= len(to_json(networks[kind]))
+        if isinstance(networks["generator"], str):  # then nothing is judged either
+            networks["discriminator"] = networks["generator"]
     while len(to_json([run["grids"] for run in shown])) > room:
         for run in shown:
             run["grids"] = pick_evenly(run["grids"], len(run["grids"]) * 9 // 10)
