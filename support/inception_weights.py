@@ -196,29 +196,27 @@ def check_weights(weights, path="the dictionary"):
 
 
 def hub_weights(folder):
-    """Returns the path of Jittor's own weights in `folder`, fetched from Jittor's hub if they are not there yet.
+    """Returns the path of Jittor's own weights in `folder`, downloaded from Jittor's hub if they are not there yet.
 
     Raises OSError if they cannot be had. Only a file that is whole and was read as such takes its place.
     """
-    path = os.path.join(folder, HUB_FILE)
+    path, url = os.path.join(folder, HUB_FILE), HUB + HUB_FILE
     try:
         read_weights(path)
+        return path
     except ValueError:  # missing, or left there by a download of Jittor's own that broke off
-        with tempfile.TemporaryDirectory(dir=folder) as beside:
-            fetched = os.path.join(beside, HUB_FILE)
-            try:
-                download(HUB + HUB_FILE, fetched)
-                read_weights(fetched)
-            except (http.client.HTTPException, ValueError) as error:  # ValueError: perhaps a network's login page
-                raise OSError(f"{HUB}{HUB_FILE}: {error or type(error).__name__}")
-            os.replace(fetched, path)
-    return path
-
-
-def download(url, path):
-    """Writes what `url` answers to `path`. Raises OSError, HTTPException or ValueError if it is not all of it."""
+        pass
     context = ssl.create_default_context()  # urllib's own checks no certificates once Jittor is imported
-    with urllib.request.urlopen(url, timeout=TIMEOUT, context=context) as response, open(path, "wb") as file:
-        with tqdm.wrapattr(response, "read", response.length, desc="Inception-v3's weights", disable=None) as body:
-            shutil.copyfileobj(body, file)
-        check(not response.length, f"it broke off {response.length} bytes before its end")
+    with tempfile.TemporaryDirectory(dir=folder) as beside:
+        new = os.path.join(beside, HUB_FILE)
+        try:
+            with urllib.request.urlopen(url, timeout=TIMEOUT, context=context) as response, open(new, "wb") as file:
+                size, name = response.length, "Inception-v3's weights"
+                with tqdm.wrapattr(response, "read", size, desc=name, disable=None) as body:
+                    shutil.copyfileobj(body, file)
+            check(not response.length, f"the download broke off {response.length} bytes before its end")
+            read_weights(new)
+        except (http.client.HTTPException, ValueError) as error:  # ValueError: perhaps a network's login page
+            raise OSError(f"{url}: {error or type(error).__name__}")
+        os.replace(new, path)
+    return path
