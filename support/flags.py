@@ -33,7 +33,8 @@ class Parser(argparse.ArgumentParser):
         Beside the flags, `config` on the result is {flag: value} of what makes a run what it is. A flag of the given
         `config` that this parser does not know is passed over.
         """
-        names = {action.dest: action.option_strings[0] for action in self._actions if action.recorded}
+        flags = [action for action in self._actions if action.recorded and action.option_strings]
+        names = {action.dest: action.option_strings[0] for action in flags}
         words = command_line({names[dest]: value for dest, value in (config or {}).items() if dest in names})
         opt = super().parse_args(words + (sys.argv[1:] if argv is None else list(argv)))
         opt.config = {dest: getattr(opt, dest) for dest in names}
