@@ -98,8 +98,10 @@ def figures(monkeypatch):
 
     kept = []
     matplotlib.use("Agg")  # before Matplotlib 3.8, this closes all figures
-    monkeypatch.setattr(matplotlib.pyplot, "close", kept.append)
-    return kept
+    with monkeypatch.context() as patch:
+        patch.setattr(matplotlib.pyplot, "close", kept.append)
+        yield kept
+    matplotlib.pyplot.close("all")
 
 
 def test_the_legend_shows_names_as_they_are(figures, tmp_path):
@@ -160,7 +162,7 @@ ROW = '{"epochs": [{"epoch": 1, "d_loss": 1%s}], "evaluations": [%s]%s}'
 @pytest.mark.parametrize(
     "text, what",
     [
-        ('{"epochs": ' + "[" * 100000 + "]" * 100000 + "}", "no JSON"),
+        ('{"epochs": [', "no JSON"),
         (ROW % (', "g_loss": NaN', "", ""), "g_loss of epoch 1"),
         (ROW % (f', "g_loss": 1{"0" * 400}', "", ""), "g_loss of epoch 1"),
         (ROW % ("", '{"epoch": 2, "fid": 1e400}', ""), "fid of epoch 2"),
