@@ -1,0 +1,90 @@
+"""docs/changing.md: every recipe is a change that trains, resumes to the same bits and draws."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, read_log, read_npz
+from PIL import Image
+
+GUIDE = (ROOT / "docs" / "changing.md").read_text(encoding="utf-8")
+FLAGS = "--max_batches 2 --sample_interval 1 --fid_samples 2 --n_epochs".split()
+
+
+def recipes(guide=GUIDE):
+    """Returns [(title, diff)] of the guide."""
+    sections = re.findall(r"^## \d+\. (.*?)$(.*?)(?=^## |\Z)", guide, re.MULTILINE | re.DOTALL)
+    return [(title, diff) for title, text in sections for diff in re.findall(r"```diff\n(.*?)```", text, re.DOTALL)]
+
+
+def changed(diff):
+    """Returns cgan.py with a diff's hunks applied; each one's old lines must stand there once."""
+    code = (ROOT / "cgan.py").read_text(encoding="utf-8")
+    for hunk in diff.split("...\n"):
+        lines = [line or " " for line in hunk.splitlines()]
+        old, new = ("".join(f"{line[1:]}\n" for line in lines if line[0] in kinds) for kinds in (" -", " +"))
+        assert code.count(f"\n{old}") == 1, old
+        code = code.replace(f"\n{old}", f"\n{new}")
+    return code
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("number", range(len(recipes())), ids=[title for title, _ in recipes()])
+def test_a_recipe_trains_resumes_and_draws(tmp_path, number, capsys):
+    _, diff = recipes()[number]
+    path = tmp_path / "changed.py"
+    path.write_text(changed(diff), encoding="utf-8")
+    variant = load(path)
+    for folder, n_epochs in (("straight", [2]), ("resumed", [1, 2])):
+        for i, n in enumerate(n_epochs):
+            flags = ["--resume"] if i else FLAGS[:-1]
+            flags += ["--n_epochs", str(n), "--output_dir", str(tmp_path / folder)]
+            variant.train(variant.parse_flags(flags))
+    logs = [read_log(tmp_path / folder) for folder in ("straight", "resumed")]
+    straight, resumed = (read_npz(tmp_path / folder / "results" / "checkpoint.npz") for folder in ("straight", "resumed"))
+    for name, value in straight.items():
+        if name != "log":
+            np.testing.assert_array_equal(value, resumed[name], err_msg=name)
+    for rows in zip(logs[0]["epochs"], logs[1]["epochs"]):
+        first, second = ({key: value for key, value in row.items() if key != "seconds"} for row in rows)
+        assert first == second
+    opt = variant.parse_flags(["--digits", "31", "--output_dir", str(tmp_path / "straight")])
+    variant.draw_digits(opt)
+    with Image.open(tmp_path / "straight" / "images" / "digits.png") as picture:
+        assert picture.size == (70, 36)
+    page = (tmp_path / "straight" / "results" / "run.html").read_text(encoding="utf-8")
+    recorded = [name for name in logs[0]["epochs"][0] if f"{name}_last" in logs[0]["epochs"][0]]
+    assert {"d_loss", "g_loss"} <= set(recorded)
+    assert all(json.dumps(name) in page for name in recorded)
+
+
+def test_both_languages_make_the_same_changes():
+    translated = (ROOT / "docs" / "changing.zh-CN.md").read_text(encoding="utf-8")
+    assert [diff for _, diff in recipes(translated)] == [diff for _, diff in recipes()]
+
+
+def test_own_images_become_a_data_set(tmp_path):
+    """The guide's script, on real digits in a folder a class."""
+    from support import idx
+    from support.mnist import load_mnist
+
+    images, labels = load_mnist(False, 28).arrays()
+    for i in range(200):
+        folder = tmp_path / "photos" / f"class {labels[i]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(((images[i, 0] + 1) * 127.5).round().astype(np.uint8)).save(folder / f"{i}.png")
+    script = re.search(r"```python\n(.*?)```", GUIDE, re.DOTALL)[1]
+    (tmp_path / "make_idx.py").write_text(script)
+    subprocess.run([sys.executable, "make_idx.py", "photos", "data"], cwd=tmp_path, check=True)
+    facts = idx.data_facts(str(tmp_path / "data"))
+    assert facts.n_train + facts.n_test == 200 and facts.n_labels == 10
