@@ -10,14 +10,15 @@ ADAM_HEADER = """
 #include <cmath>
 namespace jittor {
 static void adam(const float* __restrict__ g, const float* __restrict__ old, float* __restrict__ p,
-                 float* __restrict__ m, float* __restrict__ v, long n, float step_size, float b1, float b2, float eps) {
+                 float* __restrict__ m, float* __restrict__ v, long n, float step_size, float b1, float c1, float b2,
+                 float c2, float eps) {
     // Blocks of one size: where a vector ends does not depend on how many cores there are, and so no bit does
     #pragma omp parallel for if (n > 10000)
     for (long first = 0; first < n; first += 4096) {
         #pragma omp simd
         for (long i = first; i < std::min(n, first + 4096); i++) {
-            m[i] = b1 * m[i] + (1 - b1) * g[i];
-            v[i] = b2 * v[i] + (1 - b2) * g[i] * g[i];
+            m[i] = b1 * m[i] + c1 * g[i];
+            v[i] = b2 * v[i] + c2 * g[i] * g[i];
             p[i] = old[i] - step_size * m[i] / (std::sqrt(v[i]) + eps);
         }
     }
@@ -56,10 +57,11 @@ class Adam(nn.Adam):
             cpu_header=ADAM_HEADER,
             cpu_src="".join(
                 f"adam(in{i}_p, in{n + i}_p, out{i}_p, out{n + i}_p, out{2 * n + i}_p, in{i}->num,"
-                'data["step_size"], data["b1"], data["b2"], data["eps"]);\n'
+                'data["step_size"], data["b1"], data["c1"], data["b2"], data["c2"], data["eps"]);\n'
                 for i in range(n)
             ),
-            data={"step_size": step_size, "b1": b1, "b2": b2, "eps": self.eps},
+            # 1 - b1 and 1 - b2 in double, before they become float32: of 0.99999999 nothing would be left
+            data={"step_size": step_size, "b1": b1, "c1": 1 - b1, "b2": b2, "c2": 1 - b2, "eps": self.eps},
         )
         for param, value in zip(params, new):
             param.update(value)
