@@ -10,10 +10,9 @@ training images. Its accuracy on the test images is printed after every epoch; t
 
 import numpy as np
 
-from benchmarks.variety import draw_seeded
-from cgan import load_generator
-from support import digit_classifier
-from support.flags import Parser, add_generator
+from benchmarks.common import add_generator, draw_seeded, load_generators
+from support.flags import Parser
+from support.idx import MNIST
 
 
 def main():
@@ -21,11 +20,14 @@ def main():
     add_generator(parser)
     parser.add_argument("--real", action="store_true", help="train on the real training images instead")
     opt = parser.parse_args()
-    if opt.real:
-        digit_classifier.train()
-        return
-    images, labels = draw_seeded(load_generator(opt.generator), n=60000)
-    digit_classifier.train((images, labels.astype(np.int32)))
+    from support import digit_classifier  # not above: flags are checked before Jittor compiles
+
+    data = None
+    if not opt.real:
+        (generator,) = load_generators(parser, [opt.generator])[0].values()
+        images, labels = draw_seeded(generator, MNIST.n_train)
+        data = images, labels.astype(np.int32)
+    digit_classifier.train(data)
 
 
 if __name__ == "__main__":

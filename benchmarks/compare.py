@@ -9,7 +9,7 @@ results/compared/<configuration>/seed<seed>.json; the tables read these. The num
 of one thread each use the cores best. Every run also scores the running average of its generator, which trains nothing:
 it is the configuration's second row. Jittor's own layers and Adam (benchmarks/plain.py) are compared after a few
 epochs.
-A configuration is called better or worse than the report's only where the means of their seeds differ by more than two
+A configuration is called better or worse than the report's only if the means of their seeds differ by more than two
 standard errors (Welch's: the root of the sum of both variances over their n). With 3 and 5 seeds, chance alone exceeds
 that in about one of ten comparisons.
 """
@@ -23,10 +23,10 @@ import subprocess
 import sys
 import time
 
-from support.saved.paths import PROJECT, checkpoint_path, log_path, atomic_write
-from support.flags import Parser
-from support.saved.log import read_log
-from support.runs.process import outlive_terminal
+from benchmarks.common import markdown
+from support.flags import Parser, command_line
+from support.saved.log import name_of, read_log
+from support.saved.paths import PROJECT, atomic_write, checkpoint_path, log_path
 
 EPOCHS, FEW_EPOCHS = 100, 10
 # With --ema, a run trains as without; a GPU is not for many runs at once
@@ -41,15 +41,10 @@ CONFIGURATIONS = {
     "two_rates": ({"lr_d": 0.0004}, 3),
     PLAIN: ({"n_epochs": FEW_EPOCHS}, 5),
 }
-AVERAGED = ", averaged"
+EMA = ", ema"  # how the row of the running average ends
 LOGS = os.path.join(PROJECT, "results", "compared")
-# {figure: (name, digits, whether higher is better; None: neither)}
-FIGURES = {
-    "d_loss": ("discriminator loss", 3, None),
-    "g_loss": ("generator loss", 3, None),
-    "label_accuracy": ("label accuracy", 4, True),
-    "digit_fid": ("digit FID", 1, False),
-}
+# {metric: (digits, whether higher is better; None: neither)}
+METRICS = {"d_loss": (3, None), "g_loss": (3, None), "label_accuracy": (4, True), "digit_fid": (1, False)}
 
 
 def planned():
@@ -65,13 +60,10 @@ def missing():
     return sorted(runs, key=lambda run: run[1]["seed"])
 
 
-def command_line(flags):
-    """Returns {"lr_d": 0.1, "dropout": True} as ["--lr_d", "0.1", "--dropout"]."""
-    return [word for flag, value in flags.items() for word in [f"--{flag}", str(value)][: 1 if value is True else 2]]
-
-
-def program(name):
-    return ["-m", "benchmarks.plain"] if name == PLAIN else ["cgan.py"]
+def words(name, flags):
+    """Returns what is behind `python` for a configuration with these flags."""
+    program = ["-m", "benchmarks.plain"] if name == PLAIN else ["cgan.py"]
+    return program + command_line({f"--{flag}": value for flag, value in flags.items()})
 
 
 def kept_log(name, seed):
@@ -85,7 +77,7 @@ def run_folder(name, flags, folder):
 def start(name, flags, folder):
     """Starts one run on one core, from where it stopped; returns its process."""
     output_dir = run_folder(name, flags, folder)
-    command = [sys.executable, *program(name), "--output_dir", output_dir, *command_line(flags)]
+    command = [sys.executable, *words(name, {"output_dir": output_dir, **flags})]
     command += ["--resume"] if os.path.exists(checkpoint_path(output_dir)) else []
     os.makedirs(output_dir, exist_ok=True)
     print(" ".join(command), flush=True)
@@ -95,13 +87,13 @@ def start(name, flags, folder):
 
 
 def flags_of(row):
-    """Returns the flags of a row that make it another than the report's; its program where it has none or another."""
-    name = row.replace(AVERAGED, "")
+    """Returns the flags that make a row another than the report's; with the program if there are none, or another."""
+    name = row.replace(EMA, "")
     flags = {flag: value for flag, value in CONFIGURATIONS[name][0].items() if flag != "n_epochs"}
-    if row.endswith(AVERAGED):
+    if row.endswith(EMA):
         flags["ema"] = SHARED["ema"]
-    started = ["python", *program(name)] if name == PLAIN or not flags else []
-    return " ".join([*started, *command_line(flags)])
+    command = ["python", *words(name, flags)]
+    return " ".join(command[2:] if flags else command).replace("=", " ")
 
 
 def keep_log(name, flags, folder):
@@ -113,7 +105,7 @@ def keep_log(name, flags, folder):
 def train(runs, folder, cores):
     """Trains runs to their ends, as many at once as there are cores, and keeps their logs.
 
-    Ends the program where one is refused. Whatever ends the program stops the runs, which can be gone on with.
+    Ends the program if one is refused. Whatever ends the program stops the runs, which can be gone on with.
     """
     waiting, processes = list(runs), {}
     try:
@@ -137,9 +129,9 @@ def train(runs, folder, cores):
 
 
 def read_rows():
-    """Returns {row: {epoch: {figure: its values over the seeds}}} of the finished runs, rows in the tables' order.
+    """Returns {row: {epoch: {metric: its values over the seeds}}} of the finished runs, rows in the tables' order.
 
-    Ends the program with one line where a log is of other flags.
+    Ends the program with one line if a log is of other flags.
     """
     rows = {}
     for name, flags in planned():
@@ -154,11 +146,12 @@ def read_rows():
             sys.exit(f"{path}: a flag was changed on the way")
         losses = {row["epoch"]: row for row in log["epochs"]}
         for scores in log["evaluations"]:
-            for row, figures in {name: scores["generator"], name + AVERAGED: scores}.items():
-                figures = {**losses[scores["epoch"]], **figures}
-                for figure in FIGURES:
-                    rows.setdefault(row, {}).setdefault(scores["epoch"], {}).setdefault(figure, [])
-                    rows[row][scores["epoch"]][figure].append(figures[figure])
+            epoch = scores["epoch"]
+            for row, own in {name: scores["generator"], name + EMA: scores}.items():
+                values = {**losses[epoch], **own}
+                metrics = rows.setdefault(row, {}).setdefault(epoch, {metric: [] for metric in METRICS})
+                for metric in METRICS:
+                    metrics[metric].append(values[metric])
     return rows
 
 
@@ -166,15 +159,14 @@ def spread(values):
     return statistics.stdev(values) if len(values) > 1 else math.nan
 
 
-def standard_error(a, b):
-    """Returns the standard error of the difference of two means; NaN where either has one value only."""
-    return math.sqrt(spread(a) ** 2 / len(a) + spread(b) ** 2 / len(b))
-
-
 def verdict(values, others, higher_is_better):
-    """Returns "better" or "worse" where the means differ by more than two standard errors, else ""."""
+    """Returns "better" or "worse" if the means differ by more than two standard errors, else "".
+
+    No standard error is known of one value.
+    """
     difference = statistics.mean(values) - statistics.mean(others)
-    if not abs(difference) > 2 * standard_error(values, others):
+    error = math.sqrt(spread(values) ** 2 / len(values) + spread(others) ** 2 / len(others))
+    if higher_is_better is None or not abs(difference) > 2 * error:
         return ""
     return "better" if (difference > 0) == higher_is_better else "worse"
 
@@ -189,27 +181,25 @@ def cell(values, digits, judged=""):
 
 def table(rows, epoch):
     """Returns the Markdown table of the runs that reached an epoch; averages are judged beside the report's."""
-    lines = ["| | flags | n | " + " | ".join(name for name, _, _ in FIGURES.values()) + " |"]
-    lines.append("| --- " * (3 + len(FIGURES)) + "|")
-    for row, figures in ((row, epochs[epoch]) for row, epochs in rows.items() if epoch in epochs):
-        cells = [f"`{flags_of(row)}`", str(len(figures["digit_fid"]))]
-        for figure, (_, digits, higher) in FIGURES.items():
-            others = rows.get(REPORT + row.endswith(AVERAGED) * AVERAGED, {epoch: figures})[epoch][figure]
-            judged = "" if higher is None else verdict(figures[figure], others, higher)
-            cells.append(cell(figures[figure], digits, judged))
-        lines.append(f"| {row} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    body = []
+    for row, metrics in ((row, epochs[epoch]) for row, epochs in rows.items() if epoch in epochs):
+        body.append([row, f"`{flags_of(row)}`", str(len(metrics["digit_fid"]))])
+        others = rows.get(REPORT + row.endswith(EMA) * EMA, {epoch: metrics})[epoch]
+        for metric, (digits, higher) in METRICS.items():
+            body[-1].append(cell(metrics[metric], digits, verdict(metrics[metric], others[metric], higher)))
+    return markdown(["", "flags", "n", *(name_of(metric)[0] for metric in METRICS)], body)
 
 
-def course(rows, figure="digit_fid"):
-    """Returns the Markdown table of one figure over the epochs, of the runs that reached the last."""
+def course(rows, metric="digit_fid"):
+    """Returns the Markdown table of one metric over the epochs, of the runs that reached the last."""
     last = max(max(epochs) for epochs in rows.values())
     rows = {row: epochs for row, epochs in rows.items() if last in epochs}
-    lines = ["| epoch | " + " | ".join(rows) + " |", "| --- " * (1 + len(rows)) + "|"]
-    for epoch in sorted(next(iter(rows.values()))):
-        cells = [cell(row[epoch][figure], FIGURES[figure][1]) for row in rows.values()]
-        lines.append(f"| {epoch} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    digits = METRICS[metric][0]
+    body = [
+        [str(epoch), *(cell(row[epoch][metric], digits) for row in rows.values())]
+        for epoch in sorted(next(iter(rows.values())))
+    ]
+    return markdown(["epoch", *rows], body)
 
 
 def main():
@@ -226,7 +216,7 @@ def main():
         print("Mean ± standard deviation over the seeds")
         for epoch in [epoch for epoch in (EPOCHS, FEW_EPOCHS) if any(epoch in row for row in rows.values())]:
             print(f"\nafter {epoch} epochs:\n\n{table(rows, epoch)}")
-        print(f"\n{FIGURES['digit_fid'][0]} over the epochs:\n\n{course(rows)}")
+        print(f"\n{name_of('digit_fid')[0]} over the epochs:\n\n{course(rows)}")
     left = [f"{name} seed {flags['seed']}" for name, flags in missing()]
     if left:
         print("\nmissing: " + ", ".join(left), file=sys.stderr)
@@ -234,5 +224,4 @@ def main():
 
 
 if __name__ == "__main__":
-    outlive_terminal()
     sys.exit(main())

@@ -9,8 +9,9 @@ import os
 import re
 
 from benchmarks import compare
+from benchmarks.common import markdown
+from support.saved.log import name_of, read_log
 from support.saved.paths import PROJECT, atomic_write
-from support.saved.log import read_log
 
 REFERENCE_LOG = os.path.join(PROJECT, "results", "reference", "log.json")
 PAGES = ["README.md", "README.zh-CN.md", os.path.join("docs", "results.md")]
@@ -21,27 +22,25 @@ def reference_table(_):
     """Returns the Markdown table of the reference run at some of its epochs."""
     log = read_log(REFERENCE_LOG)
     losses, scores = ({row["epoch"]: row for row in log[part]} for part in ("epochs", "evaluations"))
-    shown = {**compare.FIGURES, "fid": ("FID", 1, None)}
-    lines = ["| epoch | " + " | ".join(name for name, _, _ in shown.values()) + " |", "| --- " * (1 + len(shown)) + "|"]
+    shown, rows = {**compare.METRICS, "fid": (1, None)}, []
     for epoch in (10, 20, 40, 70, 100):
-        figures = {**losses[epoch], **scores[epoch]}
-        cells = [compare.cell([figures[figure]], digits) for figure, (_, digits, _) in shown.items()]
-        lines.append(f"| {epoch} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        values = {**losses[epoch], **scores[epoch]}
+        rows.append([str(epoch), *(compare.cell([values[metric]], digits) for metric, (digits, _) in shown.items())])
+    return markdown(["epoch", *(name_of(metric)[0] for metric in shown)], rows)
 
 
 def fill_configurations(table):
-    """Returns a Markdown table whose rows begin with flags and words, filled with the comparison's figures at its end.
+    """Returns a Markdown table whose rows begin with flags and words, filled with the comparison's metrics at its end.
 
     Its other rows stay: they are in the page's language.
     """
     rows = compare.read_rows()
     ends = {compare.flags_of(row): epochs[compare.EPOCHS] for row, epochs in rows.items() if compare.EPOCHS in epochs}
-    shown = {figure: digits for figure, (_, digits, higher) in compare.FIGURES.items() if higher is not None}
+    shown = {metric: digits for metric, (digits, higher) in compare.METRICS.items() if higher is not None}
 
     def row(match):
-        figures = ends[match[1]]
-        cells = [str(len(figures["digit_fid"])), *(compare.cell(figures[name], shown[name]) for name in shown)]
+        values = ends[match[1]]
+        cells = [str(len(values["digit_fid"])), *(compare.cell(values[metric], shown[metric]) for metric in shown)]
         return f"| `{match[1]}` | {match[2]} | {' | '.join(cells)} |"
 
     return re.sub(r"^\| `([^`]*)` \| ([^|]*) \|.*$", row, table, flags=re.MULTILINE)

@@ -9,18 +9,12 @@ near test images. Every distance is between the digit classifier's features of t
 generated digits, each above its nearest training image.
 """
 
-import os
-from functools import partial
-
 import numpy as np
 
-from cgan import generate, load_generator
-from support import digit_classifier
-from support.pages import pictures
-from support.evaluation import N_DIGITS, draw_digits
+from benchmarks.common import add_generator, draw_seeded, load_generators, markdown
+from support.flags import Parser
+from support.idx import MNIST
 from support.saved.paths import BEST_GENERATOR
-from support.flags import Parser, add_generator
-from support.mnist import load_mnist
 
 CHUNK = 100  # rows at a time, which bounds the memory
 SHOWN = 20
@@ -54,7 +48,7 @@ def balls_around(points, centres, k):
 
 
 def variety(real, generated):
-    """Returns the figures of generated features (m, d) beside real ones (n, d).
+    """Returns the metrics of generated features (m, d) beside real ones (n, d).
 
     precision, recall: the share of generated digits within the real ones' balls, and the reverse, k = 3 (Kynkäänniemi
     et al. 2019, "Improved Precision and Recall Metric for Assessing Generative Models").
@@ -77,51 +71,37 @@ def nearest(features, others):
     return numbers, np.sqrt(squares)
 
 
-def load_generators(parser, paths):
-    """Returns ({path: trained generator}, the size of the images that they draw); ends the program where it differs."""
-    generators = {os.path.relpath(path): load_generator(path) for path in paths}
-    sizes = {generator.img_size for generator in generators.values()}
-    if len(sizes) > 1:
-        parser.error(f"argument --generator: all must draw images of one size, not of {sorted(sizes)}")
-    return generators, sizes.pop()
-
-
-def draw_seeded(generator, n=N_DIGITS):
-    """Returns n digits of a generator, (n, 1, S, S), and their labels, (n,), always from the same noise."""
-    draw = partial(generate, generator)
-    return draw_digits(draw, np.random.default_rng(0), generator.latent_dim, n_classes=10, n=n)
-
-
 def main():
     parser = Parser("Variety of generated digits, and their nearest training images.")
     add_generator(parser, nargs="+", default=[BEST_GENERATOR])
     parser.add_argument("--picture", help="where to draw the first one's digits above their nearest training images")
     opt = parser.parse_args()
+    from support import digit_classifier  # not above: flags are checked before Jittor compiles
+    from support.mnist import load_mnist
+    from support.pages import pictures
+
     generators, img_size = load_generators(parser, opt.generator)
     drawn = {name: draw_seeded(generator)[0] for name, generator in generators.items()}
     classifier = digit_classifier.load()
     training, test = (load_mnist(train, img_size).arrays()[0] for train in (True, False))
     of_training, of_test, *of_generated = (
-        digit_classifier.read_digits(classifier, images)[0] for images in (training, test, *drawn.values())
+        digit_classifier.read_labels(classifier, images)[0] for images in (training, test, *drawn.values())
     )
     of_drawn = dict(zip(drawn, of_generated))
 
-    rows = {"real training digits": of_training[:N_DIGITS], **of_drawn}
-    scores = {name: variety(of_test, features) for name, features in rows.items()}
-    print("| | " + " | ".join(scores["real training digits"]) + " |\n" + "| --- " * 5 + "|")
-    for name, figures in scores.items():
-        print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in figures.values()) + " |")
-
-    print("\n| median distance | to 10,000 training images | to the 10,000 test images |\n| --- | --- | --- |")
-    unseen = of_training[N_DIGITS : 2 * N_DIGITS]  # in neither of these sets, though the generator was trained on them
+    # Neither of these sets holds the others, though the generator was trained on them
+    seen, unseen = of_training[: MNIST.n_test], of_training[MNIST.n_test : 2 * MNIST.n_test]
+    scores = {name: variety(of_test, features) for name, features in {"real training digits": seen, **of_drawn}.items()}
+    rows = [[name, *(f"{value:.3f}" for value in metrics.values())] for name, metrics in scores.items()]
+    print(markdown(["", *scores["real training digits"]], rows) + "\n")
+    rows = []
     for name, features in {"other training digits": unseen, **of_drawn}.items():
-        medians = [np.median(nearest(features, near)[1]) for near in (of_training[:N_DIGITS], of_test)]
-        print(f"| {name} | " + " | ".join(f"{median:.2f}" for median in medians) + " |")
+        rows.append([name, *(f"{np.median(nearest(features, near)[1]):.2f}" for near in (seen, of_test))])
+    print(markdown(["median distance", "to 10,000 training images", "to the 10,000 test images"], rows))
     if opt.picture:
         first = next(iter(drawn))
         pairs = np.concatenate([drawn[first][:SHOWN], training[nearest(of_drawn[first][:SHOWN], of_training)[0]]])
-        row = "0" * SHOWN
-        pictures.save_picture(opt.picture, pictures.lay_out(f"{row}\n{row}", pairs))
+        pictures.save_picture(opt.picture, pictures.lay_out([[0] * SHOWN] * 2, pairs))
         print(f"\nwrote {opt.picture}: {SHOWN} generated digits above their nearest training images")
 
 

@@ -2,31 +2,48 @@
 
 import itertools
 
+import numpy as np
 import pytest
 
 import cgan
-from benchmarks import epoch_time, step_profile
+from benchmarks import common, epoch_time, jittor_rows, plain
+from support.device import nn
+from support.fast.adam import Adam
+from support.saved.paths import BEST_GENERATOR
 
-pytestmark = pytest.mark.slow
+
+@pytest.fixture(autouse=True)
+def layers_are_put_back(monkeypatch):
+    for name in plain.JITTORS_OWN:
+        monkeypatch.setattr(cgan, name, getattr(cgan, name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", range(len(epoch_time.CHANGES) + 1))
-def test_the_plain_loop_with_its_changes(monkeypatch, changes):
-    for name in ("Sequential", "Tanh"):
-        monkeypatch.setattr(cgan, name, getattr(cgan, name))  # is put back afterwards
-
-    def few_steps(train, batches):
-        return train(itertools.islice(batches(), 3)) or "trained"
-
-    assert epoch_time.plain(changes, few_steps) == "trained"
+def test_the_plain_loop_with_its_changes(changes):
+    train, dataloader = jittor_rows.training(changes)
+    assert cgan.Adam is (nn.Adam if changes < 2 else Adam)
+    assert (type(cgan.make_generator(jittor_rows.default_flags()).model) is plain.Sequential) == (changes < 3)
+    train(itertools.islice(dataloader, 3))
 
 
+@pytest.mark.slow
 def test_the_profile_names_the_operators_of_a_step(monkeypatch, capsys):
-    monkeypatch.setattr(epoch_time, "WARM_UP", 3)
-    monkeypatch.setattr(step_profile, "STEPS", 5)
-    step_profile.main()
+    monkeypatch.setattr(jittor_rows, "WARM_UP", 3)
+    monkeypatch.setattr(jittor_rows, "PROFILED", 5)
+    jittor_rows.profile()
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
     counts = {name.strip("| "): count for name, count, *_ in rows}
     assert counts["Generator: forward"] == counts["Generator: backward"] == "1"
-    assert counts["Discriminator: forward"] == counts["Discriminator: backward_weights"] == "2"
+    assert counts["Discriminator: forward"] == "3" and counts["Discriminator: backward_weights"] == "2"
     assert sum(name.startswith("Adam") for name in counts) == 2
+
+
+def test_a_generator_of_other_images_is_refused(tmp_path):
+    """MNIST's digits would say nothing of it."""
+    path = tmp_path / "generator.npz"
+    with np.load(BEST_GENERATOR) as file:
+        np.savez(path, **{**file, "data": "of other images"})
+    common.check_generator(BEST_GENERATOR)
+    with pytest.raises(ValueError, match=f"{path} was not trained on MNIST's digits"):
+        common.check_generator(path)

@@ -1,4 +1,4 @@
-"""Variety and copying: each figure against its definition written out."""
+"""Variety and copying: each metric against its definition written out."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def features():
     return rng.standard_normal((300, 6)), 0.5 * rng.standard_normal((200, 6)) + 0.3
 
 
-def test_figures_are_their_definitions(monkeypatch, features):
+def test_metrics_are_their_definitions(monkeypatch, features):
     monkeypatch.setattr(variety, "CHUNK", 70)
     real, generated = features
 
@@ -21,8 +21,8 @@ def test_figures_are_their_definitions(monkeypatch, features):
         to_neighbour = np.sort(cdist(centres, centres), axis=1)[:, k]
         return cdist(points, centres) <= to_neighbour
 
-    figures = variety.variety(real, generated)
-    assert figures == pytest.approx(
+    metrics = variety.variety(real, generated)
+    assert metrics == pytest.approx(
         {
             "precision": balls(generated, real, 3).any(1).mean(),
             "recall": balls(real, generated, 3).any(1).mean(),
@@ -30,7 +30,7 @@ def test_figures_are_their_definitions(monkeypatch, features):
             "coverage": balls(generated, real, 5).any(0).mean(),
         }
     )
-    assert figures["recall"] < figures["precision"]  # the generated ones lie closer together than the real ones
+    assert metrics["recall"] < metrics["precision"]  # the generated ones lie closer together than the real ones
 
 
 def test_a_copy_is_found(monkeypatch, features):

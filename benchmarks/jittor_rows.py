@@ -1,0 +1,188 @@
+"""The rows of benchmarks/epoch_time.py in Jittor, each printed as JSON, and the profile of a step.
+
+python -m benchmarks.jittor_rows plain|cgan|floor|profile|NUMBER OF CHANGES
+"""
+
+import contextlib
+import io
+import itertools
+import json
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+import cgan
+from benchmarks.common import markdown
+from benchmarks.epoch_time import CHANGES, SECONDS, STEP, WARM_UP, measured, time_epochs
+from benchmarks.plain import JITTORS_OWN
+from support.device import jt, nn
+from support.mnist import MNIST
+from support.runs import run
+from support.saved.log import read_log
+from support.saved.paths import log_path
+
+PROFILED = 500  # steps
+
+
+def default_flags(*others):
+    with tempfile.TemporaryDirectory() as folder:
+        return cgan.parse_flags(["--output_dir", folder, *others])
+
+
+def networks(opt):
+    return cgan.make_generator(opt), cgan.Discriminator(opt.n_classes, opt.img_size, opt.hidden_d)
+
+
+def training(changes):
+    """Returns (a function that trains on batches, the data loader): the plain loop with the first `changes`."""
+    images_once, fast_adam, fast_layers = (i < changes for i in range(len(CHANGES)))
+    own = [*["Adam"] * (not fast_adam), *["FusedSequential", "Tanh"] * (not fast_layers)]
+    vars(cgan).update({name: JITTORS_OWN[name] for name in own})
+    opt = default_flags()
+    generator, discriminator = networks(opt)
+    optimizer_G, optimizer_D = (
+        cgan.Adam(network.parameters(), lr=opt.lr, betas=(opt.b1, opt.b2)) for network in (generator, discriminator)
+    )
+    dataloader = cgan.load_data(opt, train=True)
+    if not images_once:
+        dataloader = MNIST(train=True, transform=dataloader.transform)
+        dataloader.set_attrs(batch_size=opt.batch_size, shuffle=True)
+
+    def train(batches):
+        for batch in batches:
+            losses = cgan.training_step(opt, generator, discriminator, optimizer_G, optimizer_D, *batch)
+            [loss.item() for loss in losses.values()]
+
+    return train, dataloader
+
+
+def plain(changes=0):
+    train, dataloader = training(changes)
+    return time_epochs(train, lambda: dataloader)
+
+
+class Terminal(io.StringIO):
+    """Where the progress bar is shown."""
+
+    def isatty(self):
+        return True
+
+
+def whole_program():
+    saved, save_log = [], run.save_log
+
+    def watched(*args):
+        save_log(*args)
+        saved.append(time.perf_counter())
+
+    run.save_log = watched
+    # An evaluation follows the last epoch; the one before it is timed
+    opt = default_flags("--n_epochs", "3", "--sample_interval", "1000000", "--fid_interval", "1000000")
+    with tempfile.TemporaryDirectory() as opt.output_dir:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(Terminal()):
+            cgan.train(opt)
+        epochs = read_log(log_path(opt.output_dir))["epochs"]
+    return measured(epochs[1]["seconds"], cgan.load_data(opt, train=True), saved[1] - saved[0])
+
+
+def layer_sizes():
+    """Returns {network: [n_in, n_out, ... of its linear layers]}."""
+    sizes = {}
+    for network in networks(default_flags()):
+        shapes = [layer.weight.shape for layer in network.model if isinstance(layer, nn.Linear)]
+        sizes[type(network).__name__] = [shapes[0][1], *(n_out for n_out, _ in shapes)]
+    return sizes
+
+
+def save_experiment(path):
+    """Writes what benchmarks/peer_rows.py needs: MNIST's training set and the sizes of the layers."""
+    images, labels = cgan.load_data(default_flags(), train=True).arrays()
+    np.savez(path, images=images.reshape(len(images), -1), labels=labels.astype(np.int64), **layer_sizes())
+
+
+def median_ms(function, runs=50):
+    """Returns the median milliseconds of a call."""
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times)
+
+
+def product_ms(rows, n_in, n_out):
+    """Returns the milliseconds of (rows, n_in) x (n_in, n_out), or its transpose, in the faster of two libraries."""
+    times = []
+    for n, inner, m in ((rows, n_in, n_out), (n_out, n_in, rows)):
+        a, b = np.ones((n, inner), np.float32), np.ones((inner, m), np.float32)
+        var_a, var_b = jt.array(a), jt.array(b)
+        jt.sync_all()
+        times += [median_ms(lambda: jt.matmul(var_a, var_b).sync()), median_ms(lambda: a @ b)]  # noqa: B023
+    return min(times)
+
+
+def floor():
+    generator, discriminator = (list(zip(sizes, sizes[1:])) for sizes in layer_sizes().values())
+
+    def layers(shapes, rows):
+        """Milliseconds of the products: forward, the weights' gradients, the inputs' but for the first layer."""
+        total = sum(product_ms(rows, n_in, n_out) + product_ms(n_out, rows, n_in) for n_in, n_out in shapes)
+        return total + sum(product_ms(rows, n_out, n_in) for n_in, n_out in shapes[1:])
+
+    # The discriminator's gradients of generated digits, from one output an image, are proportional for both losses
+    products = layers(generator, 64) + layers(discriminator, 128) + product_ms(64, *discriminator[0][::-1])
+    n_parameters = sum(n_in * n_out + n_out for n_in, n_out in generator + discriminator)
+    # 7 arrays: parameters, both moments and gradients are read, the first three written. A copy moves two.
+    halves = [(np.zeros(size, np.float32), np.ones(size, np.float32)) for size in [int(3.5 * n_parameters / 2)] * 2]
+    with ThreadPoolExecutor(2) as pool:
+        adam = median_ms(lambda: list(pool.map(lambda pair: np.copyto(*pair), halves)))
+    return {SECONDS: None, STEP: products + adam, "products": products, "adam": adam}
+
+
+def operator_name(source, names):
+    """Returns what a kernel of Jittor's computes, from its source. names: networks by their number of linear layers."""
+    function = re.search(r"stack::(forward|backward\w*)\(", source)
+    if function:
+        return f"{names[source.count('.n_in =')]}: {function[1]}"
+    return f"Adam, {source.count('adam(in')} parameters" if "adam(in" in source else "all other operators"
+
+
+def profile():
+    """Prints where a step goes, operator by operator, by Jittor's profiler."""
+    train, dataloader = training(len(CHANGES))
+    train(itertools.islice(dataloader, WARM_UP))
+    start = time.perf_counter()
+    train(itertools.islice(dataloader, PROFILED))
+    step = 1000 * (time.perf_counter() - start) / PROFILED
+    with jt.profile_scope() as report:
+        train(itertools.islice(dataloader, PROFILED))
+    times, counts = defaultdict(float), defaultdict(int)
+    names = {len(sizes) - 1: network for network, sizes in layer_sizes().items()}
+    for row in (dict(zip(report[0], values)) for values in report[1:]):
+        with open(row["FileName"]) as file:
+            name = operator_name(file.read(), names)
+        times[name] += float(row["TotalTime"]) / 1e6 / PROFILED
+        counts[name] += int(row["Count"])
+    times["Python, the loader and Jittor's dispatch"] = step - sum(times.values())
+    rows = [[name, str(round(counts[name] / PROFILED) or ""), f"{ms:.2f}"] for name, ms in times.items()]
+    rows.sort(key=lambda row: -float(row[2]))
+    print(markdown(["", "times a step", "ms a step"], [*rows, ["a step", "", f"{step:.2f}"]]))
+
+
+def main():
+    row, *rest = sys.argv[1:]
+    if row in ("profile", "save"):
+        profile() if row == "profile" else save_experiment(*rest)
+    else:
+        rows = {"plain": plain, "cgan": whole_program, "floor": floor}
+        print(json.dumps(rows[row]() if row in rows else plain(int(row))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""The rows of benchmarks/epoch_time.py in PyTorch and JAX, each printed as JSON. No Jittor is needed.
+
+    python -m benchmarks.peer_rows "pytorch|pytorch tuned|pytorch compiled|jax|jax scan" FILE
+
+FILE: what benchmarks/jittor_rows.py wrote: images (60000, 1024) in [-1, 1], labels (60000,), and the sizes of the
+linear layers.
+"""
+
+import functools
+import json
+import os
+import sys
+
+import numpy as np
+
+from benchmarks.epoch_time import WARM_UP, time_epochs
+
+
+def pytorch(experiment, tuned=False, compiled=False):
+    """The loop as people write it; tuned: fused Adam, discriminator frozen in the generator's step, one pass."""
+    import torch
+    from torch import nn
+
+    class Network(nn.Module):
+        def __init__(self, sizes, between, *last):
+            super().__init__()
+            self.label_embedding = nn.Embedding(10, 10)
+            layers = [nn.Linear(*sizes[:2]), nn.LeakyReLU(0.2)]
+            for n_in, n_out in zip(sizes[1:-2], sizes[2:-1]):
+                layers += [nn.Linear(n_in, n_out), between(n_out), nn.LeakyReLU(0.2)]
+            self.model = nn.Sequential(*layers, nn.Linear(*sizes[-2:]), *last)
+
+        def forward(self, inputs, labels):
+            return self.model(torch.cat([inputs, self.label_embedding(labels)], 1))
+
+    torch.set_num_threads(os.cpu_count())
+    images, labels = map(torch.from_numpy, (experiment["images"], experiment["labels"]))
+    generator = Network(experiment["Generator"].tolist(), lambda n: nn.BatchNorm1d(n, 0.8), nn.Tanh())
+    discriminator = Network(experiment["Discriminator"].tolist(), lambda n: nn.Dropout(0.4))
+    discriminator.eval()  # as in Jittor, see cgan.Discriminator
+    adversarial_loss = nn.MSELoss()
+    settings = {"lr": 0.0002, "betas": (0.5, 0.999), "fused": tuned or None}
+    optimizer_G = torch.optim.Adam(generator.parameters(), **settings)
+    optimizer_D = torch.optim.Adam(discriminator.parameters(), **settings)
+    if compiled:
+        generator, discriminator = torch.compile(generator), torch.compile(discriminator)
+
+    def batches():
+        for picked in torch.randperm(len(images)).split(64):
+            yield images[picked], labels[picked]
+
+    def train(batches):
+        for real_images, real_labels in batches:
+            batch_size = len(real_images)
+            valid, fake = torch.ones(batch_size, 1), torch.zeros(batch_size, 1)
+            optimizer_G.zero_grad()
+            if tuned:
+                discriminator.requires_grad_(False)
+            gen_labels = torch.randint(0, 10, (batch_size,))
+            gen_images = generator(torch.randn(batch_size, 100), gen_labels)
+            g_loss = adversarial_loss(discriminator(gen_images, gen_labels), valid)
+            g_loss.backward()
+            optimizer_G.step()
+            optimizer_D.zero_grad()
+            if tuned:
+                discriminator.requires_grad_(True)
+                both = torch.cat([real_images, gen_images.detach()])
+                validity = discriminator(both, torch.cat([real_labels, gen_labels]))
+                d_loss = adversarial_loss(validity, torch.cat([valid, fake]))
+            else:
+                real_loss = adversarial_loss(discriminator(real_images, real_labels), valid)
+                fake_loss = adversarial_loss(discriminator(gen_images.detach(), gen_labels), fake)
+                d_loss = (real_loss + fake_loss) / 2
+            d_loss.backward()
+            optimizer_D.step()
+            g_loss.item(), d_loss.item()
+
+    return time_epochs(train, batches, None if compiled else WARM_UP)
+
+
+def jax(experiment, scan=False):
+    """The loop in JAX, each step compiled as a whole; scan: the epoch's full batches in one compiled call."""
+    import jax
+    from jax import numpy as jnp
+
+    tree_map = jax.tree_util.tree_map
+
+    def network(key, sizes, normalised):
+        key, *keys = jax.random.split(key, len(sizes))
+        layers = []
+        for i, (key_layer, n_in, n_out) in enumerate(zip(keys, sizes, sizes[1:])):
+            weight = jax.random.uniform(key_layer, (n_in, n_out), minval=-(n_in**-0.5), maxval=n_in**-0.5)
+            layers.append({"weight": weight, "bias": jnp.zeros(n_out)})
+            if normalised and 1 <= i <= len(sizes) - 3:
+                layers[-1].update(scale=jnp.ones(n_out), shift=jnp.zeros(n_out))
+        return {"embedding": jax.random.normal(key, (10, 10)), "layers": layers}
+
+    def forward(network, x, labels, statistics=()):
+        """Returns the outputs, and the running statistics moved on."""
+        x = jnp.concatenate([x, network["embedding"][labels]], 1)
+        layers, statistics, moved = network["layers"], iter(statistics), []
+        for i, layer in enumerate(layers):
+            x = x @ layer["weight"] + layer["bias"]
+            if "scale" in layer:
+                mean, var = x.mean(0), x.var(0)
+                moved.append([0.9 * old + 0.1 * new for old, new in zip(next(statistics), (mean, var))])
+                x = (x - mean) / jnp.sqrt(var + 0.8) * layer["scale"] + layer["shift"]
+            x = jax.nn.leaky_relu(x, 0.2) if i < len(layers) - 1 else x
+        return x, moved
+
+    def adam(network, gradients, moments, n_step):
+        m = tree_map(lambda m, g: 0.5 * m + 0.5 * g, moments[0], gradients)
+        v = tree_map(lambda v, g: 0.999 * v + 0.001 * g * g, moments[1], gradients)
+        size = 0.0002 * jnp.sqrt(1 - 0.999**n_step) / (1 - 0.5**n_step)
+        return tree_map(lambda p, m, v: p - size * m / (jnp.sqrt(v) + 1e-8), network, m, v), (m, v)
+
+    def step(images, real_labels, state, batch):
+        generator, statistics, moments_g, discriminator, moments_d, n_step, key = state
+        real_batch, labels = images[batch], real_labels[batch]
+        key, key_noise, key_labels = jax.random.split(key, 3)
+        noise = jax.random.normal(key_noise, (len(batch), 100))
+        gen_labels = jax.random.randint(key_labels, (len(batch),), 0, 10)
+
+        def loss_g(generator):
+            gen_images, moved = forward(generator, noise, gen_labels, statistics)
+            gen_images = jnp.tanh(gen_images)
+            return ((forward(discriminator, gen_images, gen_labels)[0] - 1) ** 2).mean(), (gen_images, moved)
+
+        def loss_d(discriminator):
+            both = jnp.concatenate([real_batch, gen_images])
+            validity, _ = forward(discriminator, both, jnp.concatenate([labels, gen_labels]))
+            return ((validity - jnp.repeat(jnp.float32([1, 0]), len(batch))[:, None]) ** 2).mean()
+
+        (g_loss, (gen_images, statistics)), gradients = jax.value_and_grad(loss_g, has_aux=True)(generator)
+        d_loss, gradients_d = jax.value_and_grad(loss_d)(discriminator)
+        generator, moments_g = adam(generator, gradients, moments_g, n_step)
+        discriminator, moments_d = adam(discriminator, gradients_d, moments_d, n_step)
+        return (generator, statistics, moments_g, discriminator, moments_d, n_step + 1, key), (g_loss, d_loss)
+
+    images, real_labels = jnp.asarray(experiment["images"]), jnp.asarray(experiment["labels"])
+    key, *keys = jax.random.split(jax.random.PRNGKey(0), 3)
+    names = "Generator", "Discriminator"
+    networks = [network(k, experiment[name].tolist(), name == "Generator") for k, name in zip(keys, names)]
+    statistics = [[jnp.zeros(n), jnp.ones(n)] for n in experiment["Generator"][2:-1].tolist()]
+    moments = [tuple(tree_map(jnp.zeros_like, network) for _ in range(2)) for network in networks]
+    state = (networks[0], statistics, moments[0], networks[1], moments[1], jnp.float32(1), key)
+    one_step = jax.jit(step, donate_argnums=2)
+
+    @functools.partial(jax.jit, donate_argnums=2)
+    def all_steps(images, real_labels, state, batches):
+        return jax.lax.scan(functools.partial(step, images, real_labels), state, batches)
+
+    def batches():
+        order = np.random.permutation(len(images))
+        yield from (order[start : start + 64] for start in range(0, len(order), 64))
+
+    def train(batches):
+        nonlocal state
+        batches = list(batches)
+        if scan:
+            full = np.stack([batch for batch in batches if len(batch) == 64])
+            state, losses = all_steps(images, real_labels, state, full)
+            np.asarray(losses)
+            batches = batches[len(full) :]
+        for batch in batches:
+            state, losses = one_step(images, real_labels, state, batch)
+            [float(loss) for loss in losses]
+
+    return time_epochs(train, batches, warm_up=None)
+
+
+def main():
+    (framework, *ways), path = sys.argv[1].split(), sys.argv[2]
+    flags = {"tuned": {"tuned": True}, "compiled": {"tuned": True, "compiled": True}, "scan": {"scan": True}}
+    with np.load(path) as file:
+        experiment = dict(file)
+    print(json.dumps({"pytorch": pytorch, "jax": jax}[framework](experiment, **flags[ways[0]] if ways else {})))
+
+
+if __name__ == "__main__":
+    main()
