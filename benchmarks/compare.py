@@ -49,9 +49,8 @@ METRICS = {"d_loss": (3, None), "g_loss": (3, None), "label_accuracy": (4, True)
 
 def planned():
     """Returns [(configuration, {flag: value})] of all runs, in the tables' order."""
-    return [
-        (name, {**SHARED, **flags, "seed": seed}) for name, (flags, n) in CONFIGURATIONS.items() for seed in range(n)
-    ]
+    planned = ((name, flags, seed) for name, (flags, n) in CONFIGURATIONS.items() for seed in range(n))
+    return [(name, {**SHARED, **flags, "seed": seed}) for name, flags, seed in planned]
 
 
 def missing():
@@ -93,7 +92,7 @@ def flags_of(row):
     if row.endswith(EMA):
         flags["ema"] = SHARED["ema"]
     command = ["python", *words(name, flags)]
-    return " ".join(command[2:] if flags else command).replace("=", " ")
+    return " ".join(command[2:] if flags and name != PLAIN else command).replace("=", " ")
 
 
 def keep_log(name, flags, folder):
@@ -156,14 +155,12 @@ def read_rows():
 
 
 def spread(values):
+    """Returns the standard deviation, which is not known of one value."""
     return statistics.stdev(values) if len(values) > 1 else math.nan
 
 
 def verdict(values, others, higher_is_better):
-    """Returns "better" or "worse" if the means differ by more than two standard errors, else "".
-
-    No standard error is known of one value.
-    """
+    """Returns "better" or "worse" if the means differ by more than two standard errors, else ""."""
     difference = statistics.mean(values) - statistics.mean(others)
     error = math.sqrt(spread(values) ** 2 / len(values) + spread(others) ** 2 / len(others))
     if higher_is_better is None or not abs(difference) > 2 * error:
@@ -195,10 +192,8 @@ def course(rows, metric="digit_fid"):
     last = max(max(epochs) for epochs in rows.values())
     rows = {row: epochs for row, epochs in rows.items() if last in epochs}
     digits = METRICS[metric][0]
-    body = [
-        [str(epoch), *(cell(row[epoch][metric], digits) for row in rows.values())]
-        for epoch in sorted(next(iter(rows.values())))
-    ]
+    shown = sorted(next(iter(rows.values())))
+    body = [[str(epoch), *(cell(row[epoch][metric], digits) for row in rows.values())] for epoch in shown]
     return markdown(["epoch", *rows], body)
 
 

@@ -9,7 +9,7 @@ PyTorch and JAX are in requirements-bench.txt. They want another NumPy than Jitt
     python3 -m venv peers && peers/bin/pip install -r requirements-bench.txt
     python -m benchmarks.epoch_time --peers peers/bin/python
 
-A row is left out if its package is missing. Every round runs, one after the other, each in a process of its own:
+Without --peers their rows are left out. Every round runs, one after the other, each in a process of its own:
 
     plain               the report's loop as it is described, with jittor.nn, its images transformed as they are read
     cgan                cgan.py itself
@@ -43,12 +43,7 @@ from support.flags import whole_number
 
 SECONDS, STEP, SHARE = "s an epoch", "ms a step", "epoch to its steps"
 WARM_UP = 100  # batches
-PACKAGES = {  # {row: the package that it needs in the peers' environment}
-    **dict.fromkeys(["plain", "cgan"]),
-    **dict.fromkeys(["pytorch", "pytorch tuned", "pytorch compiled"], "torch"),
-    **dict.fromkeys(["jax", "jax scan"], "jax"),
-    "floor": None,
-}
+PEERS = ["pytorch", "pytorch tuned", "pytorch compiled", "jax", "jax scan"]
 CHANGES = ["images transformed once", "Adam in one operator", "layers in one operator"]
 
 
@@ -72,31 +67,18 @@ def measured(seconds, batches, whole_epoch=None):
     return {SECONDS: whole_epoch, STEP: 1000 * seconds_a_step, SHARE: whole_epoch / (n_batches * seconds_a_step)}
 
 
-def command_of(row, peers, experiment):
-    """Returns the command that measures a row; None if its package is missing."""
-    package = PACKAGES.get(row)
-    if not package:
-        return [sys.executable, "-m", "benchmarks.jittor_rows", row]
-    if subprocess.run([peers, "-c", f"import {package}"], stderr=subprocess.DEVNULL).returncode:
-        print(f"{row} is left out: {peers} has no {package}, see --help", file=sys.stderr)
-        return None
-    return [peers, "-m", "benchmarks.peer_rows", row, experiment]
-
-
 def run_rounds(rows, n_rounds, peers):
     """Returns [{row: what is measured of it}], a dictionary for each round."""
-    rounds = [{} for _ in range(n_rounds)]
+    rounds, jittor_rows = [{} for _ in range(n_rounds)], [sys.executable, "-m", "benchmarks.jittor_rows"]
     with tempfile.TemporaryDirectory() as folder:
         experiment = os.path.join(folder, "experiment.npz")
-        commands = {row: command_of(row, peers, experiment) for row in rows}
-        if any(command and experiment in command for command in commands.values()):
-            subprocess.run([sys.executable, "-m", "benchmarks.jittor_rows", "save", experiment], check=True)
-        for (i, results), row in itertools.product(enumerate(rounds), [row for row in rows if commands[row]]):
+        if peers:
+            subprocess.run([*jittor_rows, "save", experiment], check=True)
+        for (i, results), row in itertools.product(enumerate(rounds), rows):
+            command = [peers, "-m", "benchmarks.peer_rows", row, experiment] if row in PEERS else [*jittor_rows, row]
             # The floor's threads wait as without support/device.py: the libraries at their best
             environment = {**({"GOMP_SPINCOUNT": "300000"} if row == "floor" else {}), **os.environ}
-            output = subprocess.run(
-                commands[row], check=True, stdout=subprocess.PIPE, text=True, env=environment
-            ).stdout
+            output = subprocess.check_output(command, text=True, env=environment)
             results[row] = json.loads(output.splitlines()[-1])
             print(f"round {i + 1}: {row} {results[row]}", file=sys.stderr, flush=True)
     return rounds
@@ -107,12 +89,13 @@ def main():
     parser.add_argument("--rounds", type=whole_number(1), default=3, help="how often each is run (default: 3)")
     parser.add_argument("--changes", action="store_true", help="what each change to the plain loop gains")
     parser.add_argument("--profile", action="store_true", help="where a step of cgan.py goes")
-    parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="the Python that has PyTorch and JAX")
+    parser.add_argument("--peers", metavar="PYTHON", help="the Python that has PyTorch and JAX")
     opt = parser.parse_args()
     if opt.profile:
         return subprocess.run([sys.executable, "-m", "benchmarks.jittor_rows", "profile"]).returncode
     changes = {str(i): name for i, name in enumerate(["plain loop", *(f"+ {change}" for change in CHANGES)])}
-    rounds = run_rounds(changes if opt.changes else PACKAGES, opt.rounds, opt.peers)
+    rows = changes if opt.changes else ["plain", "cgan", *(PEERS if opt.peers else []), "floor"]
+    rounds = run_rounds(rows, opt.rounds, opt.peers)
 
     def median(row, what):
         return statistics.median(results[row][what] for results in rounds)
@@ -122,16 +105,16 @@ def main():
 
     print(f"{os.cpu_count()} cores, medians of {opt.rounds} rounds\n")
     if opt.changes:
-        rows = [[name, f"{median(row, SECONDS):.1f}", ratio(row, "0", SECONDS)] for row, name in changes.items()]
-        print(markdown(["", SECONDS, "to the plain loop"], rows))
+        body = [[name, f"{median(row, SECONDS):.1f}", ratio(row, "0", SECONDS)] for row, name in changes.items()]
+        print(markdown(["", SECONDS, "to the plain loop"], body))
         return 0
-    rows = []
-    for row in rounds[0]:
+    body = []
+    for row in rows:
         epoch = ["-", "-"] if row == "floor" else [f"{median(row, SECONDS):.1f}", ratio("cgan", row, SECONDS)]
-        rows.append([row, epoch[0], f"{median(row, STEP):.1f}", epoch[1], ratio("cgan", row, STEP)])
-    print(markdown(["", SECONDS, STEP, "cgan.py's epoch to this", "its step to this"], rows))
-    parts = {name: f"{median('floor', name):.1f} ms" for name in ("products", "adam")}
-    print(f"\nfloor: products {parts['products']}, moving Adam's arrays {parts['adam']}")
+        body.append([row, epoch[0], f"{median(row, STEP):.1f}", epoch[1], ratio("cgan", row, STEP)])
+    print(markdown(["", SECONDS, STEP, "cgan.py's epoch to this", "its step to this"], body))
+    products, adam = median("floor", "products"), median("floor", "adam")
+    print(f"\nfloor: products {products:.1f} ms, moving Adam's arrays {adam:.1f} ms")
     print(f"cgan.py's epoch, with loader, progress bar and checkpoint, to its steps: {median('cgan', SHARE):.2f}")
     return 0
 

@@ -11,6 +11,7 @@ times are the best of three runs (sqrtm: one).
 """
 
 import os
+from functools import partial
 from timeit import repeat
 
 import numpy as np
@@ -72,15 +73,6 @@ def cell(values, digits):
     return text if len(values) == 1 else f"{text} ({values.min():.{digits}f} to {values.max():.{digits}f})"
 
 
-def extractor(inception_weights):
-    """Returns a function from images (N, 1, S, S) to features: Inception's, or without weights the classifier's."""
-    if inception_weights:
-        inception = load_inception(inception_weights)
-        return lambda images: fid.inception_features(images, inception)
-    classifier = digit_classifier.load()
-    return lambda images: digit_classifier.read_labels(classifier, images)[0]
-
-
 def main():
     parser = Parser("Fréchet and kernel distances from few images.")
     parser.add_argument("--inception_weights", type=weights_file, help="a file, or original (default: digit features)")
@@ -93,7 +85,11 @@ def main():
         return
     counts = (100, 1000) if opt.inception_weights and not opt.all else (100, 1000, MNIST.n_test)
     generators, img_size = load_generators(parser, opt.generator)
-    features_of = extractor(opt.inception_weights)
+    if opt.inception_weights:
+        features_of = partial(fid.inception_features, weights=load_inception(opt.inception_weights))
+    else:
+        classifier = digit_classifier.load()
+        features_of = lambda images: digit_classifier.read_labels(classifier, images)[0]  # noqa: E731
     test, training = (load_mnist(train, img_size).arrays()[0] for train in (False, True))
     sets = {"real": training, **{name: draw_seeded(generator)[0] for name, generator in generators.items()}}
     test = features_of(test[: counts[-1]])

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from timeit import repeat
 
 import numpy as np
 
@@ -30,11 +31,6 @@ from support.saved.paths import log_path
 PROFILED = 500  # steps
 
 
-def default_flags(*others):
-    with tempfile.TemporaryDirectory() as folder:
-        return cgan.parse_flags(["--output_dir", folder, *others])
-
-
 def networks(opt):
     return cgan.make_generator(opt), cgan.Discriminator(opt.n_classes, opt.img_size, opt.hidden_d)
 
@@ -44,7 +40,7 @@ def training(changes):
     images_once, fast_adam, fast_layers = (i < changes for i in range(len(CHANGES)))
     own = [*["Adam"] * (not fast_adam), *["FusedSequential", "Tanh"] * (not fast_layers)]
     vars(cgan).update({name: JITTORS_OWN[name] for name in own})
-    opt = default_flags()
+    opt = cgan.parse_flags([])
     generator, discriminator = networks(opt)
     optimizer_G, optimizer_D = (
         cgan.Adam(network.parameters(), lr=opt.lr, betas=(opt.b1, opt.b2)) for network in (generator, discriminator)
@@ -60,11 +56,6 @@ def training(changes):
             [loss.item() for loss in losses.values()]
 
     return train, dataloader
-
-
-def plain(changes=0):
-    train, dataloader = training(changes)
-    return time_epochs(train, lambda: dataloader)
 
 
 class Terminal(io.StringIO):
@@ -83,7 +74,7 @@ def whole_program():
 
     run.save_log = watched
     # An evaluation follows the last epoch; the one before it is timed
-    opt = default_flags("--n_epochs", "3", "--sample_interval", "1000000", "--fid_interval", "1000000")
+    opt = cgan.parse_flags(["--n_epochs", "3", "--sample_interval", "1000000", "--fid_interval", "1000000"])
     with tempfile.TemporaryDirectory() as opt.output_dir:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(Terminal()):
             cgan.train(opt)
@@ -94,7 +85,7 @@ def whole_program():
 def layer_sizes():
     """Returns {network: [n_in, n_out, ... of its linear layers]}."""
     sizes = {}
-    for network in networks(default_flags()):
+    for network in networks(cgan.parse_flags([])):
         shapes = [layer.weight.shape for layer in network.model if isinstance(layer, nn.Linear)]
         sizes[type(network).__name__] = [shapes[0][1], *(n_out for n_out, _ in shapes)]
     return sizes
@@ -102,18 +93,12 @@ def layer_sizes():
 
 def save_experiment(path):
     """Writes what benchmarks/peer_rows.py needs: MNIST's training set and the sizes of the layers."""
-    images, labels = cgan.load_data(default_flags(), train=True).arrays()
+    images, labels = cgan.load_data(cgan.parse_flags([]), train=True).arrays()
     np.savez(path, images=images.reshape(len(images), -1), labels=labels.astype(np.int64), **layer_sizes())
 
 
-def median_ms(function, runs=50):
-    """Returns the median milliseconds of a call."""
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return 1000 * statistics.median(times)
+def median_ms(function):
+    return 1000 * statistics.median(repeat(function, number=1, repeat=50))
 
 
 def product_ms(rows, n_in, n_out):
@@ -178,10 +163,13 @@ def profile():
 def main():
     row, *rest = sys.argv[1:]
     if row in ("profile", "save"):
-        profile() if row == "profile" else save_experiment(*rest)
+        return profile() if row == "profile" else save_experiment(*rest)
+    if row in ("cgan", "floor"):
+        result = whole_program() if row == "cgan" else floor()
     else:
-        rows = {"plain": plain, "cgan": whole_program, "floor": floor}
-        print(json.dumps(rows[row]() if row in rows else plain(int(row))))
+        train, dataloader = training(0 if row == "plain" else int(row))
+        result = time_epochs(train, lambda: dataloader)
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

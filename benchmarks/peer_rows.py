@@ -144,10 +144,9 @@ def jax(experiment, scan=False):
     statistics = [[jnp.zeros(n), jnp.ones(n)] for n in experiment["Generator"][2:-1].tolist()]
     moments = [tuple(tree_map(jnp.zeros_like, network) for _ in range(2)) for network in networks]
     state = (networks[0], statistics, moments[0], networks[1], moments[1], jnp.float32(1), key)
-    one_step = jax.jit(step, donate_argnums=2)
 
     @functools.partial(jax.jit, donate_argnums=2)
-    def all_steps(images, real_labels, state, batches):
+    def steps(images, real_labels, state, batches):
         return jax.lax.scan(functools.partial(step, images, real_labels), state, batches)
 
     def batches():
@@ -156,15 +155,12 @@ def jax(experiment, scan=False):
 
     def train(batches):
         nonlocal state
-        batches = list(batches)
+        groups = [batch[None] for batch in batches]
         if scan:
-            full = np.stack([batch for batch in batches if len(batch) == 64])
-            state, losses = all_steps(images, real_labels, state, full)
+            groups = [np.concatenate([group for group in groups if group.shape[1] == 64]), groups[-1]]
+        for group in groups:
+            state, losses = steps(images, real_labels, state, group)
             np.asarray(losses)
-            batches = batches[len(full) :]
-        for batch in batches:
-            state, losses = one_step(images, real_labels, state, batch)
-            [float(loss) for loss in losses]
 
     return time_epochs(train, batches, warm_up=None)
 

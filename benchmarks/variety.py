@@ -29,17 +29,13 @@ def squared_distances(a, b):
         yield np.maximum((part**2).sum(1)[:, None] + norms - 2 * part @ b.T, 0)
 
 
-def squared_radii(features, k):
-    """Returns, for each of the features (n, d), its squared distance to the k-th nearest of the others: (n,)."""
-    return np.concatenate([np.partition(d, k, axis=1)[:, k] for d in squared_distances(features, features)])
-
-
 def balls_around(points, centres, k):
     """Returns how many balls hold each point, (n,), and whether each ball holds any of the points, (m,).
 
     The ball around a centre reaches as far as its k-th nearest neighbour among the centres.
     """
-    radii, counts, filled = squared_radii(centres, k), [], np.zeros(len(centres), bool)
+    radii = np.concatenate([np.partition(d, k, axis=1)[:, k] for d in squared_distances(centres, centres)])
+    counts, filled = [], np.zeros(len(centres), bool)
     for distances in squared_distances(points, centres):
         inside = distances <= radii
         counts.append(inside.sum(1))

@@ -1,4 +1,4 @@
-"""The speed benchmark's loops train; what they take is not tested."""
+"""The benchmarks' loops train what they say; what they take is not tested."""
 
 import itertools
 
@@ -23,7 +23,7 @@ def layers_are_put_back(monkeypatch):
 def test_the_plain_loop_with_its_changes(changes):
     train, dataloader = jittor_rows.training(changes)
     assert cgan.Adam is (nn.Adam if changes < 2 else Adam)
-    assert (type(cgan.make_generator(jittor_rows.default_flags()).model) is plain.Sequential) == (changes < 3)
+    assert (type(cgan.make_generator(cgan.parse_flags([])).model) is plain.Sequential) == (changes < 3)
     train(itertools.islice(dataloader, 3))
 
 
@@ -37,6 +37,17 @@ def test_the_profile_names_the_operators_of_a_step(monkeypatch, capsys):
     assert counts["Generator: forward"] == counts["Generator: backward"] == "1"
     assert counts["Discriminator: forward"] == "3" and counts["Discriminator: backward_weights"] == "2"
     assert sum(name.startswith("Adam") for name in counts) == 2
+
+
+def test_plain_is_jittors_own(monkeypatch, tmp_path):
+    """Layers and optimizer; only concatenation is this project's."""
+    seen = {}
+    monkeypatch.setattr(cgan, "train", lambda opt: seen.update(model=cgan.Generator(4, 3, 5).model, adam=cgan.Adam))
+    monkeypatch.setattr(plain, "start_run", lambda opt: None)
+    monkeypatch.setattr("sys.argv", ["plain", "--output_dir", str(tmp_path)])
+    plain.main()
+    assert {type(layer) for layer in seen["model"]} == {nn.Linear, nn.BatchNorm1d, nn.LeakyReLU, nn.Tanh}
+    assert type(seen["model"]) is plain.Sequential and seen["adam"] is nn.Adam
 
 
 def test_a_generator_of_other_images_is_refused(tmp_path):
