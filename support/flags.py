@@ -27,17 +27,21 @@ class Parser(argparse.ArgumentParser):
         action.fixed, action.recorded = fixed, recorded and action.dest != "help"
         return action
 
-    def parse_args(self, argv=None, config=None):
+    def parse_args(self, argv=None, config=()):
         """Returns the flags of `argv`, by default the command line's, above those of `config`, a run's {flag: value}.
 
         Beside the flags, `config` on the result is {flag: value} of what makes a run what it is. A flag of the given
         `config` that this parser does not know is passed over.
         """
-        flags = [action for action in self._actions if action.recorded and action.option_strings]
-        names = {action.dest: action.option_strings[0] for action in flags}
-        words = command_line({names[dest]: value for dest, value in (config or {}).items() if dest in names})
-        opt = super().parse_args(words + (sys.argv[1:] if argv is None else list(argv)))
-        opt.config = {dest: getattr(opt, dest) for dest in names}
+        flags = {action.dest: action for action in self._actions if action.recorded and action.option_strings}
+        argv = sys.argv[1:] if argv is None else list(argv)
+        if config:  # what argv says itself is not even looked at: a file that it replaces may be gone
+            given = vars(super().parse_args(argv, argparse.Namespace(**dict.fromkeys(flags))))
+            config = {dest: value for dest, value in config.items() if dest in flags and given[dest] is None}
+        switches = argparse.Namespace(**{dest: config[dest] for dest in config if flags[dest].nargs == 0})
+        words = command_line({flags[dest].option_strings[0]: config[dest] for dest in config if dest not in switches})
+        opt = super().parse_args(words + argv, switches)
+        opt.config = {dest: getattr(opt, dest) for dest in flags}
         return opt
 
     def fixed(self):

@@ -9,7 +9,7 @@ import numpy as np
 from support import idx
 from support.mpi import PROCESSES
 from support.pages.pictures import labels_of
-from support.saved.checkpoint import read_checkpoint, read_generator
+from support.saved.checkpoint import latest_config, read_checkpoint, read_generator
 from support.saved.classifier import read_classifier
 from support.saved.paths import BEST_GENERATOR, FOLDERS, checkpoint_path
 
@@ -20,15 +20,14 @@ def read_flags(parser, argv=None):
     Whatever can be wrong with them ends the program here, with one line and status 2. `resume` on the result is the
     checkpoint's path, or None.
     """
-    opt = parser.parse_args(argv)
+    opt, checkpoint = parser.parse_args(argv), None
+    if opt.resume is not None and not opt.digits:
+        opt, checkpoint = resume(parser, opt, argv)
     check_folders(parser, opt.output_dir)
     if opt.digits:
         check_digits(parser, opt)
-        return opt
-    checkpoint = None
-    if opt.resume is not None:
-        opt, checkpoint = resume(parser, opt, argv)
-    check_training_flags(parser, opt, checkpoint)
+    else:
+        check_training_flags(parser, opt, checkpoint)
     return opt
 
 
@@ -44,14 +43,11 @@ def resume(parser, opt, argv):
         missing = "" if os.path.exists(path) else ": there is no run to go on with"
         parser.error(f"argument --resume: {error}{missing}")
     log = checkpoint["log"]
-    saved = dict(log["config"])
-    for change in log["changes"]:
-        saved.update(change.get("config", {}))
     run = os.path.dirname(os.path.dirname(os.path.abspath(path)))
     if checkpoint_path(run) == os.path.abspath(path):
         parser.set_defaults(output_dir=os.path.relpath(run))
     parser.source = path  # of whatever is wrong now: argv was right before
-    opt = parser.parse_args(argv, saved)
+    opt = parser.parse_args(argv, latest_config(log))
     parser.source = None
     opt.resume = path
     for name in parser.fixed():

@@ -57,7 +57,7 @@ def output_of(*command):
 
 
 def describe_code():
-    """Returns which code runs: the git commit, with a hash of its local changes; without a repository cgan.py's hash."""
+    """Returns which code runs: the git commit with a hash of local changes, or without a repository cgan.py's hash."""
     commit = output_of("git", "rev-parse", "--short", "HEAD") if os.path.exists(os.path.join(PROJECT, ".git")) else None
     if commit is None:
         with open(os.path.join(PROJECT, "cgan.py"), "rb") as file:
@@ -80,6 +80,14 @@ def describe_environment():
         "processes": jt.world_size,
         "threads": os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0))),
     }
+
+
+def plain(value):
+    """Returns a score as JSON can hold it: a number of NumPy or Jittor as Python's own, None if it is not finite."""
+    if isinstance(value, dict):
+        return {name: plain(part) for name, part in value.items()}
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def changed(before, now):
@@ -148,7 +156,7 @@ class Run:
     def batches(self, dataloader):
         """Yields the batches of an epoch behind a progress bar; then logs the epoch."""
         self.n_batches = min(len(dataloader), self.opt.max_batches or len(dataloader))
-        self.names, self.recorded, start = [], [], time.time()
+        self.recorded, start = [], time.time()
         self.bar = tqdm(
             itertools.islice(dataloader, self.n_batches),
             total=self.n_batches,
@@ -158,16 +166,18 @@ class Run:
         )
         yield from self.bar
         checkpoint.check_finite(checkpoint.weights_of(self.networks), self.epoch)
-        recorded = np.array(self.recorded)
-        means, last = self.over_processes(recorded.mean(axis=0)), self.over_processes(recorded[-1])
-        row = {"epoch": self.epoch, "batches": self.n_batches, **dict(zip(self.names, means))}
-        row.update({f"{name}_last": value for name, value in zip(self.names, last)})
+        names = list(dict.fromkeys(name for batch in self.recorded for name in batch))
+        recorded = [[batch[name] for batch in self.recorded if name in batch] for name in names]
+        means = self.over_processes([sum(values) / len(values) for values in recorded])
+        last = self.over_processes([values[-1] for values in recorded])
+        row = {"epoch": self.epoch, "batches": self.n_batches, **dict(zip(names, means))}
+        row.update({f"{name}_last": value for name, value in zip(names, last)})
         self.log["epochs"].append({**row, "seconds": round(time.time() - start, 2)})
 
     @staticmethod
     def over_processes(values):
         """Returns the mean of `values` over the processes of the run, as a list."""
-        return (jt.array(values).mpi_all_reduce("mean").numpy() if jt.in_mpi else values).tolist()
+        return jt.array(np.array(values)).mpi_all_reduce("mean").numpy().tolist() if jt.in_mpi else values
 
     @property
     def batches_done(self):
@@ -175,14 +185,14 @@ class Run:
         return (self.epoch - 1) * self.n_batches + len(self.recorded) - 1
 
     def record(self, **values):
-        """Takes a batch's numbers, such as d_loss=d_loss: Jittor Vars or floats, the same names in every batch.
+        """Takes a batch's numbers, such as d_loss=d_loss: Jittor Vars or floats; not every batch need have all of them.
 
         Each one's mean over the epoch and its last value are logged and drawn, whatever its name.
         Raises FloatingPointError if one is not finite.
         """
-        self.names, batch = list(values), len(self.recorded)
+        batch = len(self.recorded)
         values = {name: float(value.item() if isinstance(value, jt.Var) else value) for name, value in values.items()}
-        self.recorded.append(list(values.values()))
+        self.recorded.append(values)
         for name, value in values.items():
             if not np.isfinite(value):
                 raise FloatingPointError(f"epoch {self.epoch}, batch {batch}: {name} is not finite")
@@ -207,7 +217,8 @@ class Run:
         return self.first_process and (self.epoch % self.opt.fid_interval == 0 or self.epoch == self.opt.n_epochs)
 
     def log_scores(self, scores):
-        """Takes what an evaluation measured, {metric: value}, and shows its numbers."""
+        """Takes what an evaluation measured, {metric: value}, and shows its numbers; one that is not finite is None."""
+        scores = plain(scores)
         self.log["evaluations"].append({"epoch": self.epoch, **scores})
         shown = {name: value for name, value in scores.items() if isinstance(value, float)}
         self.say(" ".join(f"[{name}: {value:.4g}]" for name, value in shown.items()))

@@ -78,8 +78,8 @@ def save_generator(path, checkpoint):
     """Writes the generator that a checkpoint draws with, as `read_checkpoint` returns it, in float16."""
     name = drawing_name(checkpoint)
     arrays = {"data": np.array(checkpoint["data"])}
-    texts = {"log": {"config": checkpoint["log"]["config"]}, "layers": {"generator": checkpoint["layers"].get(name)}}
-    arrays.update({key: np.array(json.dumps(value)) for key, value in texts.items()})
+    log, layers = {"config": latest_config(checkpoint["log"])}, {"generator": checkpoint["layers"].get(name)}
+    arrays.update({"log": np.array(json.dumps(log)), "layers": np.array(json.dumps(layers))})
     arrays.update({f"generator/{key}": value.astype(np.float16) for key, value in part(checkpoint, name).items()})
     save_arrays(path, arrays, np.savez_compressed)
 
@@ -118,6 +118,14 @@ def read_arrays(path):
     return arrays
 
 
+def latest_config(log):
+    """Returns {flag: value} of a run's log: what was changed on resuming above what the run began with."""
+    config = dict(log["config"])
+    for change in log.get("changes", ()):
+        config.update(change.get("config", {}))
+    return config
+
+
 def part(arrays, name):
     """Returns those of {'<name>/<key>': value} that belong to `name`, as {key: value}."""
     return {key[len(name) + 1 :]: value for key, value in arrays.items() if key.startswith(f"{name}/")}
@@ -149,10 +157,11 @@ def read_generator(path):
     path: a checkpoint, or what save_generator wrote. Raises ValueError that names the file and what is wrong with it.
     """
     arrays = read_arrays(path)
-    config, weights = arrays["log"].get("config"), part(arrays, drawing_name(arrays))
-    if not isinstance(config, dict) or type(config.get("n_classes")) is not int or not weights or "data" not in arrays:
-        raise ValueError(f"{path} holds no generator of cgan.py")
-    return config, weights, str(arrays["data"])
+    with blaming(f"{path} holds no generator of cgan.py"):
+        config, weights, data = latest_config(arrays["log"]), part(arrays, drawing_name(arrays)), str(arrays["data"])
+        if not weights or type(config["n_classes"]) is not int:
+            raise ValueError("it has no weights" if not weights else "its n_classes is no whole number")
+    return config, weights, data
 
 
 def check_same(kind, found, expected, path):
@@ -179,7 +188,7 @@ def load_checkpoint(path, checkpoint, networks, optimizers):
         load_weights(network, part(checkpoint, name), path)
     moments = moments_of(optimizers)
     steps = [f"{name}/step" for name in optimizers]
-    found = {name: value.shape for name, value in checkpoint.items() if name.startswith(tuple(f"{n}/" for n in optimizers))}
+    found = {f"{name}/{key}": value.shape for name in optimizers for key, value in part(checkpoint, name).items()}
     expected = {**{name: tuple(var.shape) for name, var in moments.items()}, **dict.fromkeys(steps, ())}
     check_same("optimizers", found, expected, path)
     for name, var in moments.items():
