@@ -1,6 +1,7 @@
 """What several tests share. The tests run the project's own scripts, on real MNIST, as a user would."""
 
 import contextlib
+import gzip
 import json
 import os
 import subprocess
@@ -43,7 +44,7 @@ def command_of(function, *args):
 
 @contextlib.contextmanager
 def started(*args, seconds=300, **settings):
-    """Starts `python *args`, gives the process, and kills it where it is not done after so many seconds."""
+    """Starts `python *args`, gives the process, and kills it if it is not done after so many seconds."""
     settings = {"env": ENVIRONMENT, **settings}
     process = subprocess.Popen([sys.executable, *map(str, args)], **settings)
     timer = threading.Timer(seconds, process.kill)
@@ -57,7 +58,7 @@ def started(*args, seconds=300, **settings):
 
 
 def wait_for(condition, seconds=120):
-    """Waits until `condition()` holds, and fails where that takes too long."""
+    """Waits until `condition()` holds, and fails if that takes too long."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -77,8 +78,32 @@ def refused(tmp_path, *args, names):
     assert sorted(tmp_path.rglob("*")) == before  # neither output nor Jittor's cache, which its import would make
 
 
+@pytest.fixture
+def refuses(capsys):
+    """A function that asserts, in this process, that cgan.py refuses flags, in one line with all of `names`."""
+    import cgan
+
+    def check(*flags, names):
+        with pytest.raises(SystemExit) as end:
+            cgan.parse_flags([str(flag) for flag in flags])
+        output, line = capsys.readouterr()
+        assert end.value.code == 2 and not output and line.count("\n") == 1
+        for name in names:
+            assert name in line
+
+    return check
+
+
+def train(folder, *flags):
+    """Trains as cgan.py does, but in this process, which is quicker and can be watched; returns the log."""
+    import cgan
+
+    cgan.train(cgan.parse_flags([*map(str, flags), "--output_dir", str(folder)]))
+    return read_log(folder)
+
+
 class Hostile:
-    """Runs a command where it is unpickled."""
+    """Runs a command when it is unpickled."""
 
     def __reduce__(self):
         return os.system, ("touch hostile",)
@@ -101,6 +126,20 @@ def read_npz(path):
     """Returns {name: array} of a checkpoint or generator."""
     with np.load(path, allow_pickle=False) as file:
         return dict(file)
+
+
+def change_log(path, **config):
+    """Sets flags in the log of a checkpoint or generator."""
+    arrays = read_npz(path)
+    log = json.loads(str(arrays["log"]))
+    log["config"].update(config)
+    np.savez(path, **{**arrays, "log": np.array(json.dumps(log))})
+
+
+def write_idx(path, header, values):
+    """Writes a gzipped idx file: whole numbers, the magic one first, then bytes."""
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(np.array(header, ">i4").tobytes() + np.asarray(values, np.uint8).tobytes())
 
 
 def tiles(path):

@@ -1,14 +1,15 @@
 """Bad input: one line that names what is wrong, status 2, at once, and nothing written."""
 
-import gzip
 import pickle
 import shutil
 
 import numpy as np
 import pytest
-from conftest import MNIST, ROOT, Hostile, refused, run
+from conftest import MNIST, ROOT, Hostile, refused, run, train, write_idx
 
+from support.flags import Parser
 from support.idx import FILES
+from support.saved.log import read_log
 
 MNIST_FILES = [name for names in FILES for name in names]
 
@@ -36,8 +37,37 @@ MNIST_FILES = [name for names in FILES for name in names]
         ("--n_epoch 1", "unrecognized"),
     ],
 )  # fmt: skip
-def test_flags(tmp_path, flags, rule):
-    refused(tmp_path, ROOT / "cgan.py", *flags.split(), names=[flags.split()[0], rule])
+def test_flags(refuses, flags, rule):
+    refuses(*flags.split(), names=[flags.split()[0], rule])
+
+
+def test_flags_are_refused_before_jittor_is_imported(tmp_path):
+    refused(
+        tmp_path, ROOT / "cgan.py", "--lr", "0", names=["cgan.py: argument --lr", "positive number, such as 0.0002"]
+    )
+
+
+def test_flags_of_every_kind_are_resumed():
+    """Also without help; the command line stands above them."""
+    parser = Parser("A run.")
+    parser.add_argument("--plain", default=1.5, type=float)
+    parser.add_argument("--none", help="nothing")
+    parser.add_argument("--loss", choices=["hinge", "mse"], default="mse")
+    parser.add_argument("--widths", nargs="+", type=int, default=[128, 256], fixed=True)
+    parser.add_argument("--text", default="")
+    parser.add_argument("--on", action="store_true")
+    parser.add_argument("--off", action="store_false", dest="bias")
+    parser.add_argument("--start", recorded=False)
+    assert "(default: 1.5)" in parser.format_help() and "(default: [128, 256])" in parser.format_help()
+    words = "--plain 2 --loss hinge --widths 3 -4 --text=--on --on --off --start x".split()
+    first = parser.parse_args(words)
+    assert vars(first).pop("start") == "x" and "start" not in first.config
+    again = parser.parse_args([], {**first.config, "unknown": 5, "start": "y"})
+    assert again.config == first.config and again.start is None
+    assert parser.parse_args([], parser.parse_args([]).config).config == parser.parse_args([]).config
+    above = parser.parse_args(["--widths", "5", "--loss", "mse"], first.config)
+    assert (above.widths, above.loss, above.plain, above.bias) == ([5], "mse", 2, False)
+    assert parser.fixed() == ["widths"]
 
 
 @pytest.mark.parametrize("script, flag", [("cgan.py", "--batch_size"), ("plot_curves.py", "--output_dir")])
@@ -58,11 +88,10 @@ def test_a_results_file_where_the_folder_goes(tmp_path):
     refused(tmp_path, ROOT / "cgan.py", "--output_dir", ".", names=["--output_dir", "results"])
 
 
-@pytest.mark.parametrize("script", ["cgan.py", "plot_curves.py"])
-def test_output_dir_below_a_file(tmp_path, finished_run, script):
+def test_a_folder_of_curves_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    log = [finished_run[0] / "results" / "log.json"] if script == "plot_curves.py" else []
-    refused(tmp_path, ROOT / script, *log, "--output_dir", "file/below", names=["--output_dir", "file"])
+    words = [ROOT / "plot_curves.py", ROOT / "results" / "reference" / "log.json", "--output_dir", "file/below"]
+    refused(tmp_path, *words, names=["--output_dir", "file"])
 
 
 @pytest.fixture
@@ -74,51 +103,26 @@ def mnist(tmp_path):
     return folder
 
 
-def write_idx(path, header, values):
-    with gzip.open(path, "wb", compresslevel=1) as file:
-        file.write(np.array(header, ">i4").tobytes() + np.asarray(values, np.uint8).tobytes())
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:100000])
 
 
-def spoil_missing(folder):
-    (folder / MNIST_FILES[2]).unlink()
-    return MNIST_FILES[2], "missing"
+DAMAGE = {  # of a data set: the number of the file, (its path) -> None, and what is said about it
+    "missing": (2, lambda path: path.unlink(), ["missing"]),
+    "cut off": (0, cut_off, ["not a whole gzip file"]),
+    "foreign": (1, lambda path: path.write_text("labels"), ["not a whole gzip file"]),
+    "swapped": (0, lambda path: shutil.copy(path.with_name(MNIST_FILES[1]), path), ["idx format"]),
+    "short": (3, lambda path: write_idx(path, [2049, 10000], np.zeros(9999)), ["10000 items"]),
+    "count": (3, lambda path: write_idx(path, [2049, 9000], np.zeros(9000)), ["10000 images", "9000 labels"]),
+    "size": (2, lambda path: write_idx(path, [2051, 1, 32, 32], np.zeros(32 * 32)), ["32 x 32"]),
+}
 
 
-def spoil_truncated(folder):
-    (folder / MNIST_FILES[0]).write_bytes((folder / MNIST_FILES[0]).read_bytes()[:100000])
-    return MNIST_FILES[0], "not a whole gzip file"
-
-
-def spoil_foreign(folder):
-    (folder / MNIST_FILES[1]).write_text("labels")
-    return MNIST_FILES[1], "not a whole gzip file"
-
-
-def spoil_swapped(folder):
-    shutil.copy(folder / MNIST_FILES[1], folder / MNIST_FILES[0])
-    return MNIST_FILES[0], "idx format"
-
-
-def spoil_short(folder):
-    write_idx(folder / MNIST_FILES[3], [2049, 10000], np.zeros(9999))
-    return MNIST_FILES[3], "10000 items"
-
-
-def spoil_count(folder):
-    write_idx(folder / MNIST_FILES[3], [2049, 9000], np.zeros(9000))
-    return "10000 images", "9000 labels"
-
-
-def spoil_size(folder):
-    write_idx(folder / MNIST_FILES[2], [2051, 10, 32, 32], np.zeros(10 * 32 * 32))
-    return MNIST_FILES[2], "32 x 32"
-
-
-@pytest.mark.parametrize(
-    "spoil", [spoil_missing, spoil_truncated, spoil_foreign, spoil_swapped, spoil_short, spoil_count, spoil_size]
-)
-def test_data_root(tmp_path, mnist, spoil):
-    refused(tmp_path, ROOT / "cgan.py", "--data_root", mnist, names=["--data_root", *spoil(mnist)])
+@pytest.mark.parametrize("name", DAMAGE)
+def test_data_root(mnist, refuses, name):
+    number, damage, what = DAMAGE[name]
+    damage(mnist / MNIST_FILES[number])
+    refuses("--data_root", mnist, names=["--data_root", str(mnist), MNIST_FILES[number], *what])
 
 
 def test_data_root_that_does_not_exist(tmp_path):
@@ -126,21 +130,17 @@ def test_data_root_that_does_not_exist(tmp_path):
 
 
 @pytest.mark.slow
-def test_data_root_whose_last_batch_would_be_one(tmp_path, mnist):
+def test_data_root_whose_last_batch_would_be_one(tmp_path, mnist, refuses):
     write_idx(mnist / MNIST_FILES[0], [2051, 129, 28, 28], np.zeros(129 * 28 * 28))
     write_idx(mnist / MNIST_FILES[1], [2049, 129], np.zeros(129))
-    refused(tmp_path, ROOT / "cgan.py", "--data_root", mnist, names=["--batch_size", "129 images"])
-    process = run(
-        "cgan.py", "--data_root", mnist, *"--max_batches 2 --n_epochs 1 --output_dir".split(), tmp_path / "run"
-    )
-    assert process.returncode == 0, process.stderr  # two batches never reach the last one
+    refuses("--data_root", mnist, names=["--batch_size", "129 images"])
+    train(tmp_path, "--data_root", mnist, *"--max_batches 2 --n_epochs 1".split())  # which never reach the last one
 
 
-def test_inception_weights(tmp_path, inception_weights):
-    np.savez(tmp_path / "foreign.npz", weight=np.zeros(3))
-    wrong = dict(inception_weights)
-    wrong["Conv2d_1a_3x3.conv.weight"] = np.zeros((1, 1))
-    np.savez(tmp_path / "misshaped.npz", **wrong)
+def test_inception_weights(tmp_path, monkeypatch, inception_weights, refuses):
+    monkeypatch.chdir(tmp_path)
+    np.savez("foreign.npz", weight=np.zeros(3))
+    np.savez("misshaped.npz", **{**inception_weights, "Conv2d_1a_3x3.conv.weight": np.zeros((1, 1))})
     (tmp_path / "text.pkl").write_text("weights")
     (tmp_path / "empty.pkl").write_bytes(b"")
     (tmp_path / "weights.h5").write_bytes(b"")
@@ -154,7 +154,8 @@ def test_inception_weights(tmp_path, inception_weights):
         ("weights.h5", ".pkl"),
         ("hostile.pkl", "system, which is refused"),
     ]:
-        refused(tmp_path, ROOT / "cgan.py", "--inception_weights", name, names=["--inception_weights", name, what])
+        refuses("--inception_weights", name, names=["--inception_weights", name, what])
+    assert not (tmp_path / "hostile").exists()
 
 
 @pytest.mark.parametrize(
@@ -164,14 +165,19 @@ def test_inception_weights(tmp_path, inception_weights):
         ("", "no JSON"),
         ("{", "no JSON"),
         ("[]", "not a log of cgan.py"),
-        ('{"epochs": [{"epoch": 1}]}', "d_loss"),
-        ('{"epochs": [{"epoch": 1, "d_loss": NaN, "g_loss": 1}]}', "d_loss"),
-        ('{"epochs": [{"epoch": 1, "d_loss": 1, "g_loss": 1}], "evaluations": [{"fid": "x"}]}', "evaluations"),
-        ('{"epochs": [{"epoch": 1, "d_loss": 1, "g_loss": 1}], "evaluations": [{"epoch": 1, "fid": "x"}]}', "or null"),
+        ('{"epochs": [{"d_loss": 1}]}', "'epochs' must list dictionaries, each with its epoch"),
+        ('{"epochs": [{"epoch": 1, "norm": NaN}], "evaluations": []}', "norm of epoch 1 is not finite"),
+        ('{"epochs": [{"epoch": 1, "d_loss": 1}], "evaluations": [{"fid": 1}]}', "'evaluations' must list"),
+        ('{"epochs": [{"epoch": 2}, {"epoch": 1}], "evaluations": []}', "must ascend"),
         ('{"epochs": [], "evaluations": []}', "no finished epoch"),
     ],
 )
-def test_plot_curves_log(tmp_path, text, what):
+def test_logs(tmp_path, text, what):
     if text is not None:
         (tmp_path / "log.json").write_text(text)
-    refused(tmp_path, ROOT / "plot_curves.py", "log.json", names=["log.json", what])
+    with pytest.raises(ValueError, match=f"log.json.*{what}"):
+        read_log(str(tmp_path / "log.json"))
+
+
+def test_curves_of_no_log(tmp_path):
+    refused(tmp_path, ROOT / "plot_curves.py", "log.json", names=["log.json: No such file"])

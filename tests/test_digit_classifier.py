@@ -1,14 +1,17 @@
-"""The digit classifier reads real digits, and its features tell digits from other images."""
+"""The digit classifier reads real digits, and its features tell digits from other images; others have their own."""
 
 import re
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, read_npz, run, train, write_idx
+from PIL import Image
 
+import cgan
 import fid
-from support import digit_classifier
-from support.mnist import load_mnist
+from support import digit_classifier, idx
+from support.mnist import MNIST, load_mnist
+from support.saved.classifier import WEIGHTS
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +22,7 @@ def classifier():
 @pytest.fixture(scope="module")
 def test_set(classifier):
     images, labels = load_mnist(train=False).arrays()
-    features, digits = digit_classifier.read_digits(classifier, images)
+    features, digits = digit_classifier.read_labels(classifier, images)
     return images, labels, features, digits
 
 
@@ -33,7 +36,7 @@ def test_reads_the_test_set(test_set):
 def test_floor_is_what_the_documentation_says(classifier, test_set):
     """Real training images against the test images: what a perfect generator would score."""
     images, labels = load_mnist(train=True).arrays()
-    features, digits = digit_classifier.read_digits(classifier, images[:10000])
+    features, digits = digit_classifier.read_labels(classifier, images[:10000])
     floor = f"{(digits == labels[:10000]).mean():.4f}", f"{fid.frechet_distance(features, test_set[2]):.2f}"
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     row = re.search(r"\| real training digits \| ([\d.]+) \| ([\d.]+) \|", page)
@@ -43,7 +46,7 @@ def test_floor_is_what_the_documentation_says(classifier, test_set):
 def test_features_tell_noise_from_digits(classifier, test_set):
     _, _, real, _ = test_set
     noise = np.random.default_rng(0).uniform(-1, 1, (2000, 1, 32, 32)).astype(np.float32)
-    features, _ = digit_classifier.read_digits(classifier, noise)
+    features, _ = digit_classifier.read_labels(classifier, noise)
     half = fid.frechet_distance(real[:5000], real[5000:])
     assert fid.frechet_distance(features, real) > 100 * half
     assert features.shape == (2000, 128) and features.min() >= 0
@@ -51,7 +54,72 @@ def test_features_tell_noise_from_digits(classifier, test_set):
 
 def test_batch_size_and_image_size(classifier, test_set):
     images, labels, features, _ = test_set
-    again, _ = digit_classifier.read_digits(classifier, images[:100], batch_size=7)
+    again, _ = digit_classifier.read_labels(classifier, images[:100], batch_size=7)
     np.testing.assert_allclose(again, features[:100], rtol=1e-4, atol=1e-4)
     double = images[:100].repeat(2, axis=2).repeat(2, axis=3)
-    assert (digit_classifier.read_digits(classifier, double)[1] == labels[:100]).mean() > 0.95
+    assert (digit_classifier.read_labels(classifier, double)[1] == labels[:100]).mean() > 0.95
+
+
+@pytest.fixture(scope="module")
+def turned(tmp_path_factory):
+    """A folder of 2,400 inverted digits: as they are with labels 0 to 9, turned by 90 and 180 degrees with 10 to 25."""
+    folder = tmp_path_factory.mktemp("turned")
+    for names, train_set, n in zip(idx.FILES, (True, False), (2000, 400)):
+        mnist = MNIST(train=train_set).mnist
+        turns = np.arange(n) % 3
+        labels = mnist["labels"][:n] + 10 * turns
+        turns[labels > 25], labels = 1, np.where(labels > 25, labels - 10, labels)
+        images = [np.rot90(255 - image, turn) for image, turn in zip(mnist["images"], turns)]
+        write_idx(folder / names[0], [2051, n, 28, 28], images)
+        write_idx(folder / names[1], [2049, n], labels)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def turned_classifier(turned):
+    path = turned / "classifier.npz"
+    process = run("-m", "support.digit_classifier", "--data_root", turned, "--output", path)
+    assert process.returncode == 0 and f"wrote {path}" in process.stdout, process.stderr
+    assert float(re.findall(r"test accuracy (\S+)\]", process.stdout)[-1]) > 0.6
+    return path
+
+
+@pytest.mark.slow
+def test_scores_know_their_data(tmp_path, turned, turned_classifier, refuses, capsys):
+    """Other images than MNIST's have no scores of digits; with a classifier of their own they have scores of labels."""
+    flags = ["--data_root", turned, "--n_classes", 26, "--max_batches", 5, "--fid_interval", 1]
+    (row,) = train(tmp_path, *flags, "--n_epochs", 1)["evaluations"]
+    assert "digit_fid" not in row and row["label_fid"] is None and row["label_accuracy"] is None
+    assert row["d_accuracy_real"] >= 0
+    assert capsys.readouterr().out.count("Label FID and label accuracy are left out") == 1
+    with Image.open(tmp_path / "images" / "0.png") as grid:
+        assert grid.size == (26 * 34 + 2, 10 * 34 + 2)
+    draw = ["--digits", "3 17 25\\n4", "--output_dir", str(tmp_path)]
+    cgan.draw_digits(cgan.parse_flags(draw))
+    assert "read as" not in capsys.readouterr().out
+
+    resumed = ["--resume", "--n_epochs", 2, "--classifier", turned_classifier]
+    _, row = train(tmp_path, *resumed)["evaluations"]
+    assert row["label_fid"] > 0 and len(row["class_accuracy"]) == 26
+    assert row["label_accuracy"] == pytest.approx(np.mean(row["class_accuracy"]), abs=0.05)
+    capsys.readouterr()
+    cgan.draw_digits(cgan.parse_flags(draw))
+    assert re.search(r"read as \d+ \d+ \d+ \d+ by", capsys.readouterr().out)
+    with Image.open(tmp_path / "images" / "digits.png") as picture:
+        assert picture.size == (3 * 34 + 2, 2 * 34 + 2)
+
+    where = ["--data_root", turned, "--n_classes"]
+    refuses(*draw[2:], "--digits", "26", names=["--digits", "up to 25, not 26"])
+    refuses(*where, 25, names=["--n_classes", "at least 26"])
+    refuses(*where, 26, "--classifier", WEIGHTS, names=["--classifier", WEIGHTS, "trained on other images"])
+    refuses("--classifier", turned_classifier, names=["--classifier", "trained on other images"])
+    refuses("--classifier", turned / idx.FILES[0][0], names=["--classifier", "is not a classifier"])
+
+
+def test_the_classifier_of_mnist_is_not_overwritten_by_one_of_other_images(tmp_path):
+    before = read_npz(WEIGHTS)
+    process = run("-m", "support.digit_classifier", "--data_root", tmp_path)
+    assert process.returncode == 2 and process.stderr.count("\n") == 1 and "--output" in process.stderr
+    assert before.keys() == read_npz(WEIGHTS).keys() and str(before["data"]) == idx.MNIST.sha256
+    process = run("-m", "support.digit_classifier", "--data_root", tmp_path, "--output", tmp_path / "x.npz")
+    assert process.returncode == 2 and process.stderr.count("\n") == 1 and "is missing" in process.stderr

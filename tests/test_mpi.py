@@ -11,8 +11,8 @@ import pytest
 from conftest import ENVIRONMENT, ROOT, command_of, read_log, run, wait_for
 
 import cgan
-from support.saved.checkpoint import describe_saved
 from support.device import jt
+from support.runs.resume import describe_saved
 
 missing = not (shutil.which("mpirun") and shutil.which("mpicc"))
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing, reason="mpirun or mpicc is not installed")]

@@ -8,21 +8,39 @@ import re
 import resource
 import shutil
 import signal
-import struct
 import subprocess
 import time
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MNIST, ROOT, Hostile, read_log, read_npz, refused, run, started, wait_for
+from conftest import (
+    MNIST,
+    ROOT,
+    Hostile,
+    change_log,
+    read_log,
+    read_npz,
+    refused,
+    run,
+    started,
+    train,
+    wait_for,
+    write_idx,
+)
+from damage import damaged
+from hypothesis import given, settings
 from PIL import Image
 
 import cgan
+from support import idx
+from support.device import jt, nn
+from support.runs import run as run_module
+from support.runs.resume import describe_saved
 from support.saved import checkpoint
-from support.saved.paths import machine_memory
-from support.idx import FILES
+from support.saved.classifier import read_classifier
+from support.saved.log import read_log as read_checked_log
+from support.saved.log import save_log
 
 pytestmark = pytest.mark.slow
 SCRIPT = ROOT / "cgan.py"
@@ -53,11 +71,11 @@ def straight(tmp_path_factory, inception_file):
     return flags, outcome(folder), folder, time.monotonic() - start
 
 
-@pytest.mark.parametrize("stops", [[1], [2], [3], [1, 2, 3]])
-def test_split_runs_end_in_the_same_bits(tmp_path, straight, stops):
+def test_split_runs_end_in_the_same_bits(tmp_path, straight):
+    """Interrupted after every epoch."""
     flags, expected, *_ = straight
-    assert run(SCRIPT, "--n_epochs", stops[0], *flags, cwd=tmp_path).returncode == 0
-    for stop in [*stops[1:], 4]:
+    assert run(SCRIPT, "--n_epochs", "1", *flags, cwd=tmp_path).returncode == 0
+    for stop in (2, 3, 4):
         process = run(SCRIPT, "--resume", "--n_epochs", stop, cwd=tmp_path)
         assert process.returncode == 0, process.stderr
     assert outcome(tmp_path) == expected
@@ -116,11 +134,10 @@ def test_interrupts_are_one_sentence(tmp_path, name, status, moment):
         assert "Nothing is saved yet" in line
     else:
         assert line.endswith("python cgan.py --resume --output_dir 'my runs'") and "epoch 1 " in line
-        for epochs in (1, 2):  # the first of them only becomes the last, which is always scored
-            process = run(SCRIPT, "--resume", "--output_dir", "my runs", "--n_epochs", epochs, cwd=tmp_path)
-            assert process.returncode == 0, process.stderr
-            assert read_log(tmp_path / "my runs")["evaluations"][-1]["epoch"] == epochs
-            assert (tmp_path / "my runs" / "results" / "run.html").exists()
+        process = run(SCRIPT, "--resume", "--output_dir", "my runs", "--n_epochs", "2", cwd=tmp_path)
+        assert process.returncode == 0, process.stderr
+        assert [row["epoch"] for row in read_log(tmp_path / "my runs")["evaluations"]] == [2]
+        assert (tmp_path / "my runs" / "results" / "run.html").exists()
 
 
 def test_a_finished_run_resumed_is_done(tmp_path, straight):
@@ -148,169 +165,196 @@ def test_a_run_that_goes_on_in_another_folder_leaves_nothing_of_the_run_there(tm
 
 def test_zeros_among_the_flags_are_resumed(tmp_path):
     flags = "--max_batches 5 --b1 0 --b2 0 --ema 0".split()
-    for name, epochs in (("straight", "2"), ("split", "1")):
-        process = run(SCRIPT, *flags, "--n_epochs", epochs, "--output_dir", tmp_path / name)
-        assert process.returncode == 0, process.stderr
-    process = run(SCRIPT, "--resume", "--n_epochs", "2", "--output_dir", tmp_path / "split")
-    assert process.returncode == 0, process.stderr
-    assert read_log(tmp_path / "split")["epochs"][1]["d_loss"] == read_log(tmp_path / "straight")["epochs"][1]["d_loss"]
+    straight = train(tmp_path / "straight", *flags, "--n_epochs", 2)
+    train(tmp_path / "split", *flags, "--n_epochs", 1)
+    split = train(tmp_path / "split", "--resume", "--n_epochs", 2)
+    assert split["epochs"][1]["d_loss"] == straight["epochs"][1]["d_loss"]
 
 
-def test_what_changes_on_resume_is_logged_with_its_epoch(tmp_path):
-    assert run(SCRIPT, *"--max_batches 3 --n_epochs 1".split(), cwd=tmp_path).returncode == 0
-    for epochs, flags in (("2", ["--lr", "0.01"]), ("3", []), ("4", ["--lr_d", "0.02", "--fid_samples", "5"])):
-        process = run(SCRIPT, "--resume", "--n_epochs", epochs, *flags, cwd=tmp_path)
-        assert process.returncode == 0, process.stderr
-    log = read_log(tmp_path)
+def test_what_changes_on_resume_is_logged_with_its_epoch(tmp_path, monkeypatch):
+    train(tmp_path, "--max_batches", 3, "--n_epochs", 1)
+    for epochs, flags in ((2, ["--lr", 0.01]), (3, []), (4, ["--lr_d", 0.02, "--fid_samples", 5])):
+        log = train(tmp_path, "--resume", "--n_epochs", epochs, *flags)
     assert log["config"]["lr"] == 0.0002 and log["config"]["lr_d"] is None and log["config"]["n_epochs"] == 4
     assert log["changes"] == [
         {"epoch": 2, "config": {"lr": 0.01}},
         {"epoch": 4, "config": {"lr_d": 0.02, "fid_samples": 5}},
     ]
-    process = run(SCRIPT, "--resume", "--n_epochs", "5", cwd=tmp_path, OMP_NUM_THREADS="1" if THREADS > 1 else "2")
-    assert process.returncode == 0, process.stderr
-    assert [list(change["environment"]) for change in read_log(tmp_path)["changes"][2:]] == [["threads"]]
+    monkeypatch.setattr(run_module, "describe_code", lambda: "other code")
+    monkeypatch.setenv("OMP_NUM_THREADS", "77")  # which are not used any more, but noted
+    log = train(tmp_path, "--resume", "--n_epochs", 5)
+    assert log["changes"][2:] == [{"epoch": 5, "environment": {"code": "other code", "threads": "77"}}]
+    assert log["environment"]["code"] != "other code"
 
 
 def test_both_rates_follow_lr(tmp_path):
     """--lr alone is both optimizers' rate, also on resume."""
-    assert run(SCRIPT, *"--max_batches 3 --n_epochs 1".split(), cwd=tmp_path).returncode == 0
-    shutil.copytree(tmp_path / "results", tmp_path / "other" / "results")
-    assert run(SCRIPT, *"--resume --n_epochs 2 --lr 0.01".split(), cwd=tmp_path).returncode == 0
-    process = run(SCRIPT, *"--resume --n_epochs 2 --lr 0.01 --lr_d 0.01".split(), cwd=tmp_path / "other")
-    assert process.returncode == 0, process.stderr
-    assert read_log(tmp_path)["epochs"][1]["g_loss"] == read_log(tmp_path / "other")["epochs"][1]["g_loss"]
+    train(tmp_path / "one", "--max_batches", 3, "--n_epochs", 1)
+    shutil.copytree(tmp_path / "one", tmp_path / "other")
+    one = train(tmp_path / "one", *"--resume --n_epochs 2 --lr 0.01".split())
+    other = train(tmp_path / "other", *"--resume --n_epochs 2 --lr 0.01 --lr_d 0.01".split())
+    assert one["epochs"][1]["g_loss"] == other["epochs"][1]["g_loss"]
+
+
+class Plain(nn.Module):
+    """A generator or a discriminator without .model, and with dropout that is created off."""
+
+    def __init__(self, *sizes):
+        super().__init__()
+        if len(sizes) == 3 and sizes[2] == 32:
+            self.latent_dim, self.n_classes, n_in, n_out = *sizes[:2], sizes[0] + sizes[1], 32 * 32
+        else:
+            n_in, n_out = sizes[0] + 32 * 32, 1
+        self.label_embedding = nn.Embedding(sizes[n_out > 1], sizes[n_out > 1])
+        self.first, self.norm, self.last = nn.Linear(n_in, 64), nn.BatchNorm1d(64), nn.Linear(64, n_out)
+        self.dropout, self.shape = nn.Dropout(0.5), (-1, 1, 32, 32) if n_out > 1 else (-1, 1)
+
+    def execute(self, values, labels):
+        values = jt.concat([values.reshape(len(labels), -1), self.label_embedding(labels)], dim=1)
+        values = self.dropout(nn.relu(self.norm(self.first(values))))
+        return self.last(values).tanh().reshape(self.shape)
+
+
+def dropout_in_the_generator(*sizes, generator=cgan.Generator):
+    network = generator(*sizes)
+    network.model = cgan.FusedSequential(*network.model, nn.Dropout(0.5))
+    return network
+
+
+CHANGED = {
+    "RMSprop": {"Adam": lambda parameters, lr, betas: nn.RMSprop(parameters, lr)},
+    "SGD": {"Adam": lambda parameters, lr, betas: nn.SGD(parameters, lr, momentum=0.9)},
+    "Jittor's Adam": {"Adam": nn.Adam},
+    "dropout": {"Generator": dropout_in_the_generator},
+    "no .model": {"Generator": Plain, "Discriminator": Plain},
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_changed_experiment_trains_scores_draws_and_goes_on_exactly(tmp_path, monkeypatch, name):
+    """Whatever is drawn and scored on the way."""
+    for part, change in CHANGED[name].items():
+        monkeypatch.setattr(cgan, part, change)
+    flags = ["--max_batches", 6, "--n_epochs"]
+    train(tmp_path / "straight", *flags, 2)
+    train(tmp_path / "split", *flags, 1, "--sample_interval", 2)
+    log = train(tmp_path / "split", "--resume", "--n_epochs", 2, "--fid_interval", 1)
+    straight, split = (read_npz(tmp_path / run / "results" / "checkpoint.npz") for run in ("straight", "split"))
+    moments = [key for key in split if re.fullmatch(r"optimizer_[GD]/0/\w+/\d+", key)]
+    assert any(split[key].any() for key in moments) and split.keys() == straight.keys()
+    for key in set(split) - {"log"}:
+        np.testing.assert_array_equal(split[key], straight[key], err_msg=key)
+    assert log["evaluations"][-1] == read_log(tmp_path / "straight")["evaluations"][-1]
+    assert [path.name for path in sorted((tmp_path / "split" / "images").iterdir())] == [
+        "0.png",
+        "10.png",
+        "2.png",
+        "4.png",
+        "6.png",
+        "8.png",
+    ]
+    cgan.draw_digits(cgan.parse_flags(["--digits", "12", "--output_dir", str(tmp_path / "split")]))
+    assert (tmp_path / "split" / "images" / "digits.png").exists()
+    assert (tmp_path / "split" / "results" / "run.html").exists()
+
+
+@pytest.fixture
+def saved(tmp_path, straight):
+    """The path of a copy of the straight run's checkpoint, to be changed."""
+    shutil.copytree(straight[2] / "results", tmp_path / "results")
+    return tmp_path / "results" / "checkpoint.npz"
 
 
 @pytest.mark.parametrize("name", ["overwrite", "digits", "help", "resume", "output_dir"])
-def test_a_checkpoint_decides_no_flag_that_is_no_runs(tmp_path, straight, name):
-    (tmp_path / "other").mkdir()
-    shutil.copytree(straight[2] / "results", tmp_path / "run" / "results")
-    path = tmp_path / "run" / "results" / "checkpoint.npz"
-    arrays = read_npz(path)
-    log = json.loads(str(arrays["log"]))
-    log["config"][name] = True if name == "overwrite" else str(tmp_path / "other")
-    np.savez(path, **{**arrays, "log": np.array(json.dumps(log))})
-    opt = cgan.parse_flags(["--resume", str(path)])
-    assert opt.output_dir == os.path.relpath(tmp_path / "run")
-    assert (opt.overwrite, opt.digits, opt.resume) == (False, None, str(path))
+def test_a_checkpoint_decides_no_flag_that_is_no_runs(tmp_path, saved, name):
+    change_log(saved, **{name: True if name == "overwrite" else str(tmp_path / "other")})
+    opt = cgan.parse_flags(["--resume", str(saved)])
+    assert opt.output_dir == os.path.relpath(tmp_path)
+    assert (opt.overwrite, opt.digits, opt.resume) == (False, None, str(saved))
 
 
-def spoil_truncated(path, arrays):
-    path.write_bytes(path.read_bytes()[:-1000])
-    return ["is not a checkpoint"]
+DAMAGE = {  # (path, arrays) -> None, and what is said about it
+    "gone": (lambda path, _: path.unlink(), "is missing: there is no run to go on with"),
+    "cut off": (lambda path, _: path.write_bytes(path.read_bytes()[:-1000]), "is not a checkpoint of cgan.py"),
+    "text": (lambda path, _: path.write_text("checkpoint"), "is not a checkpoint of cgan.py"),
+    "foreign": (
+        lambda path, _: np.savez(path, weights=np.zeros(3)),
+        "is not a checkpoint of cgan.py: 'log' is missing",
+    ),
+    "object": (lambda path, x: np.savez(path, **{**x, "log": [Hostile()]}), "Object arrays cannot be loaded"),
+    "NaN": (
+        lambda path, x: np.savez(path, **{**x, "generator/x": np.nan}),
+        "generator/x holds a number that is not fin",
+    ),
+    "epoch": (lambda path, x: np.savez(path, **{**x, "epoch": 5}), "its log does not hold its epochs"),
+    "flag": (lambda path, _: change_log(path, lr="fast"), "argument --lr: must be a positive number"),
+}
 
 
-def spoil_empty(path, arrays):
-    path.write_bytes(b"")
-    return ["is not a checkpoint"]
-
-
-def spoil_text(path, arrays):
-    path.write_text("checkpoint")
-    return ["is not a checkpoint"]
-
-
-def spoil_foreign(path, arrays):
-    np.savez(path, weights=np.zeros(3))
-    return ["is not a checkpoint of cgan.py", "is missing"]
-
-
-def spoil_missing(path, arrays):
-    del arrays["optimizer_D/v/3"]
-    np.savez(path, **arrays)
-    return ["optimizer_D/v does not fit the parameters of the discriminator"]
-
-
-def spoil_size(path, arrays):
-    np.savez(path, **{**arrays, "generator/model.0.weight": np.zeros((128, 50), np.float32)})
-    return ["optimizer_G/m does not fit the parameters of the generator"]
-
-
-def spoil_nan(path, arrays):
-    arrays["discriminator/model.2.bias"][7] = np.nan
-    np.savez(path, **arrays)
-    return ["discriminator/model.2.bias", "no finite number"]
-
-
-def spoil_objects(path, arrays):
-    np.savez(path, **{**arrays, "log": np.array([Hostile()])})
-    return ["is not a checkpoint", "Object arrays cannot be loaded"]
-
-
-def spoil_flags(path, arrays):
-    log = json.loads(str(arrays["log"]))
-    log["config"]["lr"] = "fast"
-    np.savez(path, **{**arrays, "log": np.array(json.dumps(log))})
-    return ["--lr", "positive number"]
-
-
-def spoil_gone(path, arrays):
-    path.unlink()
-    return ["is missing: there is no run to go on with"]
-
-
-def spoil_compressed(path, arrays):
-    np.savez_compressed(path, **{**arrays, "generator/zeros": np.zeros(200_000_000, np.float32)})  # 0.8 GB
-    return ["it is compressed more than any"]
-
-
-def spoil_large(path, arrays):
-    os.truncate(path, machine_memory() // 8 + 1)  # sparse: it takes no room on the disk
-    return ["it does not fit into this machine's memory"]
-
-
-def spoil_bzip2(path, arrays):
-    """It says that it unpacks to 144 bytes, and unpacks to 150 MB."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
-        archive.writestr("log.npy", bytes(150_000_000))
-    path.write_bytes(path.read_bytes().replace(struct.pack("<I", 150_000_000), struct.pack("<I", 144)))
-    return ["it is compressed more than any"]
-
-
-def spoil_epoch(path, arrays):
-    np.savez(path, **{**arrays, "epoch": np.array(2 * 10**7)})
-    return ["does not hold its epochs"]
-
-
-def spoil_change(path, arrays):
-    log = json.loads(str(arrays["log"]))
-    log["changes"] = [{"epoch": 2, "config": 5}]
-    np.savez(path, **{**arrays, "log": np.array(json.dumps(log))})
-    return ["'config' must be a dictionary"]
-
-
-def spoil_log_numbers(path, arrays):
-    np.savez(path, **{**arrays, "log": np.array(str(arrays["log"]).replace('"d_loss": ', '"d_loss": NaN, "x": ', 1))})
-    return ["holds NaN"]
-
-
-def spoil_epoch_text(path, arrays):
-    np.savez(path, **{**arrays, "epoch": np.array("four")})
-    return ["is not a checkpoint"]
-
-
-def spoil_changes(path, arrays):
-    log = json.loads(str(arrays["log"]))
-    log["changes"] = [{"epoch": 2, "config": {"lr": "fast"}}]
-    np.savez(path, **{**arrays, "log": np.array(json.dumps(log))})
-    return ["--lr", "positive number"]
+@pytest.mark.parametrize("name", DAMAGE)
+def test_bad_checkpoints(saved, refuses, name):
+    damage, what = DAMAGE[name]
+    damage(saved, read_npz(saved))
+    refuses("--resume", saved, names=[str(saved), what])
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "name, value, what",
     [
-        *(spoil_truncated, spoil_empty, spoil_text, spoil_foreign, spoil_missing),
-        *(spoil_size, spoil_nan, spoil_objects, spoil_flags, spoil_gone),
-        *(spoil_large, spoil_compressed, spoil_bzip2, spoil_epoch, spoil_epoch_text),
-        *(spoil_change, spoil_changes, spoil_log_numbers),
+        ("optimizer_D/0/values/3", None, "optimizers in cgan.py: optimizer_D/0/values/3 has None, not (512, 512)"),
+        ("optimizer_G/step", None, "optimizers in cgan.py: optimizer_G/step has None, not ()"),
+        ("generator/model.0.weight", np.zeros((128, 50)), "Generator in cgan.py: model.0.weight has (128, 50), not"),
+        ("discriminator/x", np.zeros(3), "Discriminator in cgan.py: x has (3,), not None"),
     ],
 )
-def test_bad_checkpoints(tmp_path, straight, spoil):
-    shutil.copytree(straight[2] / "results", tmp_path / "results")
-    path = tmp_path / "results" / "checkpoint.npz"
-    arrays = read_npz(path)
-    refused(tmp_path, SCRIPT, "--resume", names=["results/checkpoint.npz", *spoil(path, arrays)])
+def test_a_checkpoint_of_other_networks_or_optimizers_is_refused(saved, name, value, what):
+    arrays = {**read_npz(saved), name: value}
+    np.savez(saved, **{key: array for key, array in arrays.items() if array is not None})
+    before = saved.read_bytes()
+    with pytest.raises(checkpoint.Mismatch) as error:
+        train(saved.parent.parent, "--resume", saved)
+    assert f"{saved} does not fit the {what}" in str(error.value) and saved.read_bytes() == before
+
+
+def test_another_optimizer_is_refused_in_one_line(saved):
+    source = (ROOT / "cgan.py").read_text(encoding="utf-8")
+    script = saved.parent.parent / "cgan.py"
+    script.write_text(re.sub(r"= Adam\((.*), betas=.*", r"= nn.RMSprop(\1)", source))
+    process = run(script, "--resume", cwd=saved.parent.parent, PYTHONPATH=str(ROOT))
+    assert process.returncode == 2 and process.stderr.count("\n") == 1, process.stderr
+    assert "results/checkpoint.npz does not fit the optimizers in cgan.py: optimizer_G/0/m/0" in process.stderr
+
+
+@pytest.mark.parametrize("name", ["checkpoint.npz", "log.json", "classifier.npz", "images.gz"])
+def test_damaged_files_are_read_or_refused(tmp_path, straight, name):
+    """Whatever bytes of a file have changed: a value, or ValueError."""
+    network, path = nn.Linear(2, 2), tmp_path / "results" / name
+    (tmp_path / "results").mkdir()
+    optimizers = {"optimizer_G": nn.Adam(network.parameters(), 1)}
+    log = {**read_log(straight[2]), "evaluations": []}
+    checkpoint.save_checkpoint(tmp_path, {"generator": network}, optimizers, {}, 4, log, "data")
+    checkpoint.save_arrays(path.with_name("classifier.npz"), {"data": np.array("data"), "last.bias": np.zeros(3)})
+    save_log(tmp_path, log)
+    write_idx(path.with_name("images.gz"), [2051, 1, 28, 28], np.zeros(28 * 28))
+    readers = {
+        "checkpoint.npz": [checkpoint.read_checkpoint, checkpoint.read_generator],
+        "log.json": [read_checked_log],
+        "classifier.npz": [read_classifier],
+        "images.gz": [lambda path: idx.read_idx(path, idx.IMAGE_MAGIC)],
+    }
+    for read in readers[name]:
+        if read is not checkpoint.read_generator:
+            assert read(str(path))
+
+    @settings(max_examples=200, deadline=None, derandomize=True)
+    @given(damaged(path.read_bytes()))
+    def check(data):
+        path.write_bytes(data)
+        for read in readers[name]:
+            with contextlib.suppress(ValueError):
+                read(str(path))
+
+    check()
 
 
 @pytest.mark.parametrize(
@@ -327,61 +371,32 @@ def test_bad_checkpoints(tmp_path, straight, spoil):
         ("--n_epochs 3", "at least 4"),
     ],
 )
-def test_flags_that_contradict_the_checkpoint(tmp_path, straight, flags, rule):
-    shutil.copytree(straight[2] / "results", tmp_path / "results")
-    refused(tmp_path, SCRIPT, "--resume", *flags.split(), names=[re.split("[ =]", flags)[0], rule])
+def test_flags_that_contradict_the_checkpoint(straight, refuses, flags, rule):
+    path = straight[2] / "results" / "checkpoint.npz"
+    refuses("--resume", path, *flags.split(), names=[re.split("[ =]", flags)[0], str(path), rule])
 
 
-def test_a_flag_on_the_command_line_stands_above_one_that_no_longer_holds(tmp_path, straight):
+def test_a_flag_on_the_command_line_stands_above_one_that_no_longer_holds(saved, straight, refuses):
     """The file of weights that the run was scored with may have gone."""
-    shutil.copytree(straight[2] / "results", tmp_path / "results")
-    path = tmp_path / "results" / "checkpoint.npz"
-    arrays = read_npz(path)
-    log = json.loads(str(arrays["log"]))
-    log["config"].update(inception_weights="gone.npz")
-    del log["config"]["hidden_d"]  # a checkpoint from before there was such a flag
-    np.savez(path, **{**arrays, "log": np.array(json.dumps(log))})
-    refused(tmp_path, SCRIPT, "--resume", names=["results/checkpoint.npz: argument --inception_weights: gone.npz"])
-    assert cgan.parse_flags(["--resume", str(path), "--inception_weights", straight[0][-1]]).hidden_d == 512
+    change_log(saved, inception_weights="gone.npz")
+    refuses("--resume", saved, names=[f"{saved}: argument --inception_weights: gone.npz"])
+    opt = cgan.parse_flags(["--resume", str(saved), "--inception_weights", straight[0][-1]])
+    assert opt.inception_weights == straight[0][-1]
 
 
-def test_other_data_is_refused(tmp_path, straight):
-    shutil.copytree(straight[2] / "results", tmp_path / "results")
-    (tmp_path / "other").mkdir()
-    for names in FILES:
-        for name, test_name in zip(names, FILES[1]):  # the test images in the training images' place
-            shutil.copy(MNIST / test_name, tmp_path / "other" / name)
-    refused(tmp_path, SCRIPT, "--resume", "--data_root", "other", names=["--data_root", "trained on other images"])
-    for name in FILES[0]:  # the real ones, in a place of their own, are the same data
-        shutil.copy(MNIST / name, tmp_path / "other")
-    process = run(SCRIPT, "--resume", "--data_root", "other", cwd=tmp_path)
-    assert process.returncode == 0, process.stderr
+def test_other_data_is_refused(tmp_path, saved, refuses):
+    for folder, number in (("other", 1), ("same", 0)):  # the test images in the training images' place, and a copy
+        (tmp_path / folder).mkdir()
+        for names, stored in zip(idx.FILES, (idx.FILES[number], idx.FILES[1])):
+            for name, stored_name in zip(names, stored):
+                shutil.copy(MNIST / stored_name, tmp_path / folder / name)
+    what = "was trained on other images"
+    refuses("--resume", saved, "--data_root", tmp_path / "other", names=["--data_root", what])
+    assert cgan.parse_flags(["--resume", str(saved), "--data_root", str(tmp_path / "same")])
 
 
 def test_a_folder_that_holds_a_run(tmp_path, straight):
-    """Refused but for --overwrite, which deletes the run and nothing else."""
-    for name in ("images", "results"):
-        shutil.copytree(straight[2] / name, tmp_path / name)
-    (tmp_path / "results" / "notes.txt").write_text("mine")
-    refused(tmp_path, SCRIPT, "--n_epochs", "1", names=["--output_dir", "--resume", "--overwrite"])
-    path = straight[2] / "results" / "checkpoint.npz"
-    refused(tmp_path, SCRIPT, "--resume", path, "--output_dir", ".", names=["--output_dir", "--overwrite"])
-    process = run(SCRIPT, *"--overwrite --n_epochs 1 --max_batches 2 --seed 5".split(), cwd=tmp_path)
-    assert process.returncode == 0, process.stderr
-    assert [path.name for path in (tmp_path / "images").iterdir()] == ["0.png"]
-    assert read_log(tmp_path)["config"]["seed"] == 5
-    assert (tmp_path / "results" / "notes.txt").read_text() == "mine"
-
-
-def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
-    with started(SCRIPT, *"--n_epochs 99 --max_batches 2".split(), cwd=tmp_path, stdout=subprocess.DEVNULL):
-        wait_for((tmp_path / "results" / "checkpoint.npz").exists)
-        second = run(SCRIPT, "--resume", cwd=tmp_path)
-    assert second.returncode == 2 and "Another run is writing" in second.stderr and second.stderr.count("\n") == 1
-
-
-def test_only_what_this_program_writes_is_deleted(tmp_path, straight):
-    """Half-written files of a killed run, and with --overwrite the run; nothing of the user's beside them."""
+    """Refused but for --overwrite, which deletes the run, half-written files with it, and nothing of the user's."""
     for name in ("images", "results"):
         shutil.copytree(straight[2] / name, tmp_path / name)
     ours = ["images/15.png.new", "results/log.json.new", "results/checkpoint.npz.new"]
@@ -389,10 +404,21 @@ def test_only_what_this_program_writes_is_deleted(tmp_path, straight):
     (tmp_path / "docs").mkdir()
     for name in (*ours, *users):
         (tmp_path / name).write_text("mine")
-    process = run(SCRIPT, *"--overwrite --n_epochs 1 --max_batches 2".split(), cwd=tmp_path)
+    refused(tmp_path, SCRIPT, "--n_epochs", "1", names=["--output_dir", "--resume", "--overwrite"])
+    path = straight[2] / "results" / "checkpoint.npz"
+    refused(tmp_path, SCRIPT, "--resume", path, "--output_dir", ".", names=["--output_dir", "--overwrite"])
+    process = run(SCRIPT, *"--overwrite --n_epochs 1 --max_batches 2 --seed 5".split(), cwd=tmp_path)
     assert process.returncode == 0, process.stderr
+    assert read_log(tmp_path)["config"]["seed"] == 5 and (tmp_path / "images" / "0.png").exists()
     assert not any((tmp_path / name).exists() for name in (*ours, "images/15.png"))
     assert all((tmp_path / name).read_text() == "mine" for name in users)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
+    with started(SCRIPT, *"--n_epochs 99 --max_batches 2".split(), cwd=tmp_path, stdout=subprocess.DEVNULL):
+        wait_for((tmp_path / "results" / "checkpoint.npz").exists)
+        second = run(SCRIPT, "--resume", cwd=tmp_path)
+    assert second.returncode == 2 and "Another run is writing" in second.stderr and second.stderr.count("\n") == 1
 
 
 def test_a_disk_that_is_full(tmp_path, straight):
@@ -427,11 +453,11 @@ def test_numbers_gone_wrong_keep_the_last_checkpoint(tmp_path):
     generator, path = cgan.Generator(100, 10, 32), tmp_path / "results" / "checkpoint.npz"
     path.parent.mkdir()
     networks = {"generator": generator}
-    checkpoint.save_checkpoint(str(tmp_path), networks, {}, 1, {}, "data")
+    checkpoint.save_checkpoint(str(tmp_path), networks, {}, {}, 1, {}, "data")
     before = path.read_bytes()
     generator.model[0].bias.assign(np.full(128, np.nan, np.float32))
     with pytest.raises(FloatingPointError, match="epoch 2: generator"):
-        checkpoint.save_checkpoint(str(tmp_path), networks, {}, 2, {}, "data")
+        checkpoint.save_checkpoint(str(tmp_path), networks, {}, {}, 2, {}, "data")
     assert path.read_bytes() == before
 
 
@@ -439,4 +465,4 @@ def test_a_damaged_checkpoint_is_not_called_saved(tmp_path):
     (tmp_path / "results").mkdir()
     path = tmp_path / "results" / "checkpoint.npz"
     path.write_bytes(b"PK\x03\x04 not a zip file")
-    assert checkpoint.describe_saved(str(tmp_path)) == f"{path} is not a checkpoint of cgan.py."
+    assert describe_saved(str(tmp_path)) == f"{path} is not a checkpoint of cgan.py."
