@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fid
-from benchmarks.frechet_distance_time import draw_features, sqrtm_distance
+from benchmarks.few_images import draw_features, sqrtm_distance
 from support import digit_classifier
 from support.device import jt, nn
 from support.inception import WithoutPadding
