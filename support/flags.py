@@ -53,15 +53,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def command_line(flags):
-    """Returns {"--lr": 0.1, "--dropout": True, "--n": [3, 4], "--ema": None} as words: --lr=0.1 --dropout --n 3 4."""
+    """Returns {"--lr": 0.1, "--dropout": True, "--n": [3, 4], "--ema": None} as words: --lr 0.1 --dropout --n 3 4."""
     words = []
     for name, value in flags.items():
-        if isinstance(value, (list, tuple)):
-            words += [name, *map(str, value)]
-        elif value is True:
-            words.append(name)
-        elif value is not None and value is not False:
+        values = [] if value is True else value if isinstance(value, (list, tuple)) else [value]
+        if len(values) == 1 and str(value).startswith("-"):  # else argparse takes it for a flag
             words.append(f"{name}={value}")
+        elif value is not None and value is not False:
+            words += [name, *map(str, values)]
     return words
 
 

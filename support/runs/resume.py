@@ -9,8 +9,9 @@ import numpy as np
 from support import idx
 from support.mpi import PROCESSES
 from support.pages.pictures import labels_of
-from support.saved.checkpoint import latest_config, read_checkpoint, read_generator
+from support.saved.checkpoint import read_checkpoint, read_generator
 from support.saved.classifier import read_classifier
+from support.saved.log import latest
 from support.saved.paths import BEST_GENERATOR, FOLDERS, checkpoint_path
 
 
@@ -47,7 +48,7 @@ def resume(parser, opt, argv):
     if checkpoint_path(run) == os.path.abspath(path):
         parser.set_defaults(output_dir=os.path.relpath(run))
     parser.source = path  # of whatever is wrong now: argv was right before
-    opt = parser.parse_args(argv, latest_config(log))
+    opt = parser.parse_args(argv, latest(log, "config"))
     parser.source = None
     opt.resume = path
     for name in parser.fixed():

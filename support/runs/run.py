@@ -29,7 +29,7 @@ from support.pages.networks import page_layers
 from support.pages.page import run_name, write_page
 from support.runs.resume import goes_on_in_place
 from support.saved import checkpoint
-from support.saved.log import read_log, save_log
+from support.saved.log import latest, read_log, save_log
 from support.saved.paths import PROJECT, clear_run, grid_path, log_path, make_folders, page_path
 
 PROGRESS_INTERVAL = 50  # batches between two lines of progress (report: every 50 batches)
@@ -48,18 +48,17 @@ def describe_processor():
 
 
 def output_of(*command):
-    """Returns what a command prints, or None if it fails or is not there."""
+    """Returns what a command prints, as bytes, or None if it fails or is not there."""
     try:
-        done = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    except OSError:
+        return subprocess.run(command, cwd=PROJECT, check=True, capture_output=True).stdout
+    except (OSError, subprocess.CalledProcessError):
         return None
-    return None if done.returncode else done.stdout
 
 
 def describe_code():
     """Returns which code runs: the git commit with a hash of local changes, or without a repository cgan.py's hash."""
-    commit = output_of("git", "rev-parse", "--short", "HEAD") if os.path.exists(os.path.join(PROJECT, ".git")) else None
-    if commit is None:
+    commit = os.path.exists(os.path.join(PROJECT, ".git")) and output_of("git", "rev-parse", "--short", "HEAD")
+    if not commit:
         with open(os.path.join(PROJECT, "cgan.py"), "rb") as file:
             return f"cgan.py {hashlib.sha256(file.read()).hexdigest()[:12]}"
     changes = output_of("git", "diff", "HEAD", "--", "*.py", "*.h")
@@ -109,7 +108,7 @@ class Run:
             network.mpi_param_broadcast()  # several processes begin with the first one's
         self.data = idx.data_facts(opt.data_root).sha256
         self.epochs_done, self.environment = 0, describe_environment()
-        self.page_seconds, self.evaluated_at = 0, time.time()
+        self.page_seconds, self.evaluated_at, self.problems = 0, time.time(), []
         self.log = {"config": opt.config, "environment": self.environment, "changes": []}
         self.log.update({"epochs": [], "evaluations": []})
         if opt.resume is not None:
@@ -130,16 +129,12 @@ class Run:
         self.log["config"]["n_epochs"] = self.opt.n_epochs  # how far it goes changes nothing before
         first = self.epochs_done + 1
         # An earlier resume may have noted a change for an epoch that it then did not finish
-        changes = self.log["changes"] = [change for change in self.log["changes"] if change["epoch"] < first]
-        change = {"epoch": first}
-        for part, now in (("config", self.opt.config), ("environment", self.environment)):
-            held = dict(self.log[part])
-            for earlier in changes:
-                held.update(earlier.get(part, {}))
-            if changed(held, now):
-                change[part] = changed(held, now)
-        if len(change) > 1 and first <= self.opt.n_epochs:
-            changes.append(change)
+        self.log["changes"] = [change for change in self.log["changes"] if change["epoch"] < first]
+        now = {"config": self.opt.config, "environment": self.environment}
+        change = {part: changed(latest(self.log, part), values) for part, values in now.items()}
+        change = {part: values for part, values in change.items() if values}
+        if change and first <= self.opt.n_epochs:
+            self.log["changes"].append({"epoch": first, **change})
 
     def epochs(self):
         """Yields the number of every epoch still to train, from 1; what follows it is done when the epoch has ended."""
@@ -168,7 +163,7 @@ class Run:
         checkpoint.check_finite(checkpoint.weights_of(self.networks), self.epoch)
         names = list(dict.fromkeys(name for batch in self.recorded for name in batch))
         recorded = [[batch[name] for batch in self.recorded if name in batch] for name in names]
-        means = self.over_processes([sum(values) / len(values) for values in recorded])
+        means = self.over_processes([float(np.cumsum(values)[-1]) / len(values) for values in recorded])
         last = self.over_processes([values[-1] for values in recorded])
         row = {"epoch": self.epoch, "batches": self.n_batches, **dict(zip(names, means))}
         row.update({f"{name}_last": value for name, value in zip(names, last)})
@@ -258,9 +253,10 @@ class Run:
         if evaluated and (last or self.page_seconds < PAGE_SHARE * (start - self.evaluated_at)):
             folder = self.opt.output_dir
             path = log_path(folder)
-            problems = write_page(page_path(folder), {run_name(folder): (path, read_log(path))})
+            for problem in write_page(page_path(folder), {run_name(folder): (path, read_log(path))}):
+                if problem not in self.problems:
+                    print(problem, file=sys.stderr)
+                    self.problems.append(problem)
             self.page_seconds = time.time() - start
-            for problem in problems if last else []:
-                print(problem, file=sys.stderr)
         if evaluated:
             self.evaluated_at = time.time()

@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 
-from support.saved.log import check_log
+from support.saved.log import check_log, latest
 from support.saved.paths import atomic_write, checkpoint_path
 
 NO_MOMENTS = ("params", "grads")  # the lists of Vars in an optimizer's groups that are not its state
@@ -78,7 +78,7 @@ def save_generator(path, checkpoint):
     """Writes the generator that a checkpoint draws with, as `read_checkpoint` returns it, in float16."""
     name = drawing_name(checkpoint)
     arrays = {"data": np.array(checkpoint["data"])}
-    log, layers = {"config": latest_config(checkpoint["log"])}, {"generator": checkpoint["layers"].get(name)}
+    log, layers = {"config": latest(checkpoint["log"], "config")}, {"generator": checkpoint["layers"].get(name)}
     arrays.update({"log": np.array(json.dumps(log)), "layers": np.array(json.dumps(layers))})
     arrays.update({f"generator/{key}": value.astype(np.float16) for key, value in part(checkpoint, name).items()})
     save_arrays(path, arrays, np.savez_compressed)
@@ -118,14 +118,6 @@ def read_arrays(path):
     return arrays
 
 
-def latest_config(log):
-    """Returns {flag: value} of a run's log: what was changed on resuming above what the run began with."""
-    config = dict(log["config"])
-    for change in log.get("changes", ()):
-        config.update(change.get("config", {}))
-    return config
-
-
 def part(arrays, name):
     """Returns those of {'<name>/<key>': value} that belong to `name`, as {key: value}."""
     return {key[len(name) + 1 :]: value for key, value in arrays.items() if key.startswith(f"{name}/")}
@@ -158,7 +150,7 @@ def read_generator(path):
     """
     arrays = read_arrays(path)
     with blaming(f"{path} holds no generator of cgan.py"):
-        config, weights, data = latest_config(arrays["log"]), part(arrays, drawing_name(arrays)), str(arrays["data"])
+        config, weights, data = latest(arrays["log"], "config"), part(arrays, drawing_name(arrays)), str(arrays["data"])
         if not weights or type(config["n_classes"]) is not int:
             raise ValueError("it has no weights" if not weights else "its n_classes is no whole number")
     return config, weights, data

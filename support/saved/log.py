@@ -114,6 +114,14 @@ def read_log(path):
     return log
 
 
+def latest(log, part):
+    """Returns a log's "config" or "environment" as it is at the end: what its "changes" say above what it began with."""
+    held = dict(log[part])
+    for change in log.get("changes", ()):
+        held.update(change.get(part, {}))
+    return held
+
+
 def save_log(output_dir, log):
     """Writes `log` (dictionaries, lists, strings, finite numbers) as JSON; raises OSError."""
     text = json.dumps(log, indent=1, allow_nan=False) + "\n"
