@@ -9,9 +9,8 @@ import numpy as np
 from support import idx
 from support.mpi import PROCESSES
 from support.pages.pictures import labels_of
-from support.saved.checkpoint import read_checkpoint, read_generator
+from support.saved.checkpoint import latest, read_checkpoint, read_generator
 from support.saved.classifier import read_classifier
-from support.saved.log import latest
 from support.saved.paths import BEST_GENERATOR, FOLDERS, checkpoint_path
 
 

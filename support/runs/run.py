@@ -29,7 +29,7 @@ from support.pages.networks import page_layers
 from support.pages.page import run_name, write_page
 from support.runs.resume import goes_on_in_place
 from support.saved import checkpoint
-from support.saved.log import latest, read_log, save_log
+from support.saved.log import read_log, save_log
 from support.saved.paths import PROJECT, clear_run, grid_path, log_path, make_folders, page_path
 
 PROGRESS_INTERVAL = 50  # batches between two lines of progress (report: every 50 batches)
@@ -131,7 +131,7 @@ class Run:
         # An earlier resume may have noted a change for an epoch that it then did not finish
         self.log["changes"] = [change for change in self.log["changes"] if change["epoch"] < first]
         now = {"config": self.opt.config, "environment": self.environment}
-        change = {part: changed(latest(self.log, part), values) for part, values in now.items()}
+        change = {part: changed(checkpoint.latest(self.log, part), values) for part, values in now.items()}
         change = {part: values for part, values in change.items() if values}
         if change and first <= self.opt.n_epochs:
             self.log["changes"].append({"epoch": first, **change})

@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 
-from support.saved.log import check_log, latest
+from support.saved.log import check_log
 from support.saved.paths import atomic_write, checkpoint_path
 
 NO_MOMENTS = ("params", "grads")  # the lists of Vars in an optimizer's groups that are not its state
@@ -116,6 +116,14 @@ def read_arrays(path):
                 if not np.isfinite(arrays[name]).all():
                     raise ValueError(f"{name} holds a number that is not finite")
     return arrays
+
+
+def latest(log, part):
+    """Returns a log's "config" or "environment" as it is at the end: what its "changes" say above what it began with."""
+    held = dict(log[part])
+    for change in log.get("changes", ()):
+        held.update(change.get(part, {}))
+    return held
 
 
 def part(arrays, name):
