@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import cgan
-from support.fast import adam
-from support.device import jt
+from support.device import jt, nn
+from support.fast.adam import Adam
+from support.fast.layers import FusedSequential, Tanh
 
 
 @pytest.mark.slow
@@ -14,10 +15,8 @@ def test_adam_is_jittors_adam():
     noise, labels = jt.randn(64, 100), jt.randint(0, 10, (64,))
     generators = [cgan.Generator(100, 10, 32) for _ in range(2)]
     generators[1].load_state_dict({name: value.numpy() for name, value in generators[0].state_dict().items()})
-    optimizers = [
-        kind(generator.parameters(), lr=0.0002, betas=(0.5, 0.999))
-        for kind, generator in zip((jt.nn.Adam, adam.Adam), generators)
-    ]
+    kinds = zip((nn.Adam, Adam), generators)
+    optimizers = [kind(generator.parameters(), lr=0.0002, betas=(0.5, 0.999)) for kind, generator in kinds]
     targets = jt.rand(64, 1, 32, 32)
     for _ in range(50):
         optimizers[0].backward(((generators[0](noise, labels) - targets) ** 2).mean())
@@ -35,14 +34,48 @@ def test_adam_is_jittors_adam():
             np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-5, atol=1e-9)
 
 
-def test_settings_that_the_operator_does_not_know_are_jittors():
-    values, gradient = np.float32([3, -2]), np.float32([0.5, 1])
-    for settings in ({"weight_decay": 0.1}, {"groups": [{"lr": 0.5}]}, {"groups": [{}, {}]}):
-        groups, found = settings.pop("groups", [{}]), []
-        for kind in (jt.nn.Adam, adam.Adam):
-            parameters = [jt.array(values) for _ in groups]
-            optimizer = kind([{"params": [p], **group} for p, group in zip(parameters, groups)], lr=0.1, **settings)
-            optimizer.step(sum((p * jt.array(gradient)).sum() for p in parameters))
-            found.append(np.array([p.numpy() for p in parameters]))
-        np.testing.assert_array_equal(*found)
-        assert (found[0] != values).all()
+VALUES, GRADIENT = np.float32([3, -2]), np.float32([0.5, 1])
+
+
+def steps(kind, n=1, groups=({},), **settings):
+    """Returns the parameters of all groups after n steps, all with the same gradient."""
+    parameters = [jt.array(VALUES) for _ in groups]
+    optimizer = kind([{"params": [p], **group} for p, group in zip(parameters, groups)], **{"lr": 0.1, **settings})
+    for _ in range(n):
+        optimizer.step(sum((p * jt.array(GRADIENT)).sum() for p in parameters))
+    return np.array([p.numpy() for p in parameters])
+
+
+@pytest.mark.parametrize("settings", [{"weight_decay": 0.1}, {"groups": [{"lr": 0.5}]}, {"groups": [{}, {}]}])
+def test_settings_that_the_operator_does_not_know_are_jittors(settings):
+    ours, theirs = (steps(kind, **settings) for kind in (Adam, nn.Adam))
+    np.testing.assert_array_equal(ours, theirs)
+    assert (ours != VALUES).all()
+
+
+@pytest.mark.parametrize("betas", [(0.99999999, 0.999), (0.5, 0.9999999)])
+def test_decay_rates_next_to_one_move_the_parameters_as_jittors(betas):
+    ours, theirs = (steps(kind, n=5, betas=betas) - VALUES for kind in (Adam, nn.Adam))
+    assert np.abs(theirs).min() > 0.1
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+
+
+@pytest.mark.parametrize("sequential", [FusedSequential, nn.Sequential])
+@pytest.mark.parametrize("kind", [Adam, nn.Adam], ids=["ours", "jittor's"])
+def test_an_output_from_before_a_step_has_the_gradients_of_the_parameters_from_before(kind, sequential):
+    """So the discriminator may be trained first, and the generator then through what it said before."""
+    values = np.random.default_rng(0).standard_normal((4, 5)).astype(np.float32)
+    jt.set_global_seed(0)
+    model = sequential(nn.Linear(5, 8), nn.LeakyReLU(0.2), nn.Linear(8, 3), Tanh(), nn.Linear(3, 1))
+    optimizer, x = kind(model.parameters(), lr=0.1), jt.array(values)
+
+    def gradients(y):
+        first = jt.grad(y.sum(), x, retain_graph=True)
+        return np.array([first.numpy(), jt.grad(first.sqr().sum(), x).numpy()])
+
+    y, later = model(x), model(x)
+    before = gradients(y)
+    optimizer.step(model(jt.array(values[::-1].copy())).sqr().sum())
+    np.testing.assert_allclose(gradients(later), before, rtol=1e-4, atol=1e-7)
+    now = gradients(model(x))
+    assert (np.abs(now - before).max((1, 2)) > 0.1 * np.abs(before).max((1, 2))).all()

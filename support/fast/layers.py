@@ -147,8 +147,10 @@ class StackFunction(jt.Function):
         self.stack = stack
 
     def __call__(self, *variables):
-        self.variables = variables  # execute() gets copies of them, which a second gradient would not lead back to
-        return super().__call__(*variables)
+        # An optimizer's step gives parameters new values; a gradient after it is still of the old ones. execute() gets
+        # copies too, but a second gradient would not lead back through those
+        self.variables = [var.clone().stop_grad() if var.is_stop_grad() else var.clone() for var in variables]
+        return super().__call__(*self.variables)
 
     def execute(self, *variables):
         stack, n = self.stack, variables[0].shape[0]
