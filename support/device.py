@@ -1,8 +1,7 @@
-"""The only door to Jittor, imported on the device that this machine can really run: `from support.device import jt, nn`.
+"""The only door to Jittor, on the device that this machine can really run: `from support.device import jt, nn`.
 
-A bare `import jittor` dies if nvcc is installed without a CUDA runtime or a GPU, and in a virtual environment of a
-Python whose `python3.X-config` is not in /usr/bin. Both are settled here, through environment variables that Jittor
-reads at its import:
+A bare `import jittor` dies if there is nvcc but no CUDA runtime or no GPU, and in a virtual environment of a Python
+whose `python3.X-config` is not in /usr/bin. Environment variables that Jittor reads at its import settle both:
 
     nvcc_path           the empty string keeps Jittor on the CPU
     python_config_path  where the interpreter's python3.X-config is
@@ -31,8 +30,8 @@ import sysconfig
 import threading
 import zlib
 
-from support.saved.paths import PROJECT
 from support.patches import MendingFinder, share_headers
+from support.saved.paths import PROJECT
 
 PREREQUISITES = "sudo apt install g++ python3-dev"
 GPU_WORKS = 42  # an exit status that Jittor itself does not end with
@@ -45,14 +44,12 @@ def count_gpus():
     except OSError:
         return 0
     count = ctypes.c_int(0)
-    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
-        return 0
-    return count.value
+    return 0 if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) else count.value
 
 
 def cuda_works():
     """Tries CUDA in a process of its own: an import that fails half way cannot be undone in this one."""
-    # The probe is no part of an MPI job, even if this process is.
+    # The probe is no part of an MPI job, even if this process is
     env = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "PMI_"))}
     probe = [sys.executable, "-m", "support.device"]
     for _ in range(2):  # Jittor ends with 0 if it has compiled a part of itself anew, and asks for a second start
@@ -148,7 +145,7 @@ def import_jittor():
     if "jittor" in sys.modules:
         return sys.modules["jittor"]
     check_compiler()
-    os.environ.setdefault("cache_name", "cgan1")  # another number where patches compiles in another way
+    os.environ.setdefault("cache_name", "cgan1")  # another number if patches.py compiles in another way
     os.environ["use_mpi"] = "1" if "OMPI_COMM_WORLD_SIZE" in os.environ else "0"
     os.environ.setdefault("log_silent", "1")
     os.environ.setdefault("use_parallel_op_compiler", "0")
@@ -188,7 +185,7 @@ def import_jittor():
             import jittor.models
             import jittor.transform
     except SystemExit:  # it compiled a part of itself anew that it had already loaded
-        sys.exit("Jittor's settings on this machine have changed and it was compiled anew: run the same command again.")
+        sys.exit("Jittor's settings have changed here, and it compiled itself anew: run the same command again.")
     hide_space(jittor, jittor_utils.cache_path)
     if jittor.has_cuda:
         jittor.flags.use_cuda = 1

@@ -39,7 +39,7 @@ class MendingFinder:
 
 
 def share_headers(utils):
-    """Where Jittor compiles itself, has g++ read SHARED_HEADERS once, not with each of 150 sources, and use -O1.
+    """When Jittor compiles itself, has g++ read SHARED_HEADERS once, not with each of 150 sources, and use -O1.
 
     utils: the module jittor_utils. The precompiled header goes afterwards, as g++ would not see that it is outdated.
     """
@@ -57,7 +57,7 @@ def share_headers(utils):
             if not glob.glob(os.path.join(glob.escape(cache_path), "jittor_core*.so")):
                 compiler, _, *flags = shlex.split(cmds[0].split(" -c -o ")[0])
                 command = [compiler, "-x", "c++-header", header, *flags, "-o", f"{header}.gch"]
-                subprocess.run(command, capture_output=True)  # where it fails, the headers are read as text
+                subprocess.run(command, capture_output=True)  # if it fails, the headers are read as text
             # The same commands at every start: Jittor compiles anew what had another.
             cmds = [cmd.replace(" -c -o ", f' -include"{header}" -c -o ') for cmd in cmds]
             cmds.sort(key=lambda cmd: LONGEST not in cmd)
