@@ -14,30 +14,24 @@ import sys
 from support.flags import Parser
 from support.pages.page import write_page
 from support.runs.resume import check_folders
-from support.saved.log import NAMES, is_number, losses, name_of, panel_of, read_log, scored, scores, short_names
+from support.saved.log import NAMES, is_number, name_of, panel_of, read_log, recorded, short_names
 from support.saved.paths import atomic_write
 
 STYLES = ["-", "--", ":", "-."]  # beside the colour: also readable in black and white
+PARTS = ("epochs", "evaluations")  # of a log
 THIN = {"linewidth": 0.7, "alpha": 0.5, "zorder": 1}  # behind the means
-FIDS = ("fid", "digit_fid", "label_fid")  # fid.png has these, and the scores that NAMES does not know
-OWN = "own_"  # before a score of the generator itself, in a run with a running average of it
+FIDS = ("fid", "digit_fid", "label_fid", "own_digit_fid", "own_label_fid")  # the scores of NAMES that fid.png has
 
 
-def with_own(evaluations):
-    """Returns the rows of a run with its generator's own FID on a classifier's features beside its average's."""
-    rows = []
-    for row in evaluations:
-        own = row.get("generator")
-        own = own if isinstance(own, dict) else {}
-        rows.append({**row, **{OWN + key: own[key] for key in FIDS[1:] if key in own}})
-    return rows
+def with_own(row):
+    """Returns an evaluation with what the generator itself scored, if a running average of it draws, as own_<score>."""
+    own = row["generator"] if isinstance(row.get("generator"), dict) else {}
+    return {**row, **{f"own_{name}": own[name] for name in ("digit_fid", "label_fid") if name in own}}
 
 
-def label_of(score):
-    """Returns what the curve of a score is called."""
-    if score.startswith(OWN):
-        return f"{name_of(score[len(OWN) :])[0]} without the average"
-    return name_of(score)[0]
+def scored(rows, name):
+    """Returns the rows that hold a number under `name`."""
+    return [row for row in rows if is_number(row.get(name))]
 
 
 def join_seeds(logs):
@@ -53,29 +47,27 @@ def join_seeds(logs):
     joined = {}
     for names in groups.values():
         seeds = {str(logs[name]["config"].get("seed")) for name in names}
-        mean = join([logs[name] for name in names])
-        if len(names) == 1 or len(seeds) < len(names) or not mean["epochs"]:  # a seed twice: runs to compare
+        if len(names) == 1 or len(seeds) < len(names):  # a seed twice: runs to compare
             joined.update((name, logs[name]) for name in names)
             continue
-        parts = [name.split(os.sep) for name in names]
-        shared = os.sep.join(part for part in parts[0] if all(part in others for others in parts))
-        label = f"{shared or ', '.join(names)} ({len(names)} seeds)"
-        joined[", ".join(names) if label in joined else label] = mean
+        shared = [part for part in names[0].split(os.sep) if all(part in name.split(os.sep) for name in names)]
+        label = f"{os.sep.join(shared) or ', '.join(names)} ({len(names)} seeds)"
+        label = ", ".join(names) if label in joined else label
+        joined[label] = {part: join([logs[name][part] for name in names]) for part in PARTS}
     return joined
 
 
-def join(logs):
-    """Returns the rows of several logs as one log of means and ranges, see join_seeds."""
-    joined = {}
-    for part, names_of in (("epochs", losses), ("evaluations", scores)):
-        by_epoch = [{row["epoch"]: row for row in log[part]} for log in logs]
-        joined[part] = [{"epoch": epoch} for epoch in by_epoch[0] if all(epoch in rows for rows in by_epoch)]
-        for row in joined[part]:
-            for name in names_of(logs[0]):
-                values = [rows[row["epoch"]].get(name) for rows in by_epoch]
-                if all(map(is_number, values)):
-                    low, high = min(values), max(values)
-                    row.update({name: sum(values) / len(values), f"{name}_low": low, f"{name}_high": high})
+def join(tables):
+    """Returns the rows of several runs as rows of means and ranges, see join_seeds."""
+    by_epoch = [{row["epoch"]: row for row in rows} for rows in tables]
+    joined = [{"epoch": epoch} for epoch in by_epoch[0]]
+    for row in joined:
+        same = [rows.get(row["epoch"], {}) for rows in by_epoch]
+        for name in recorded(same):
+            values = [row.get(name) for row in same]
+            if all(map(is_number, values)):
+                low, high = min(values), max(values)
+                row.update({name: sum(values) / len(values), f"{name}_low": low, f"{name}_high": high})
     return joined
 
 
@@ -84,25 +76,21 @@ def draw(path, panels, xlabel):
 
     A y axis is logarithmic if a curve spans more than 5 times, or the curves' peaks do; else it begins at 0 or below.
 
-    panels: {label of the y axis: curves}; curves: [(rows, key, label, colour, line style)], row[key] over row["epoch"];
+    panels: {label of the y axis: curves}; curves: [(rows, key, label, number of the look)], row[key] over row["epoch"];
     xlabel: the label of the x axes.
     """
-    os.environ["MPLBACKEND"] = "Agg"  # no screen needed, whatever backend is set
-    import matplotlib  # here, not above: its first import writes a font cache, which a bad log need not wait for
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    # Here, not above: its first import writes a font cache, which a bad log need not wait for
+    from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-    figure, grid = plt.subplots(
-        len(panels), figsize=(7, 4.5 * len(panels)), dpi=150, constrained_layout=True, squeeze=False
-    )
+    figure = Figure(figsize=(7, 4.5 * len(panels)), dpi=150, constrained_layout=True)
+    grid = figure.subplots(len(panels), squeeze=False)
     for axes, (ylabel, curves) in zip(grid[:, 0], panels.items()):
         lines = []
-        for rows, key, _, colour, style in curves:
-            marker = "o" if len(rows) <= 20 else None  # a single point would not be seen without
+        for rows, key, _, i in curves:
+            colour, marker = f"C{i}", "o" if len(rows) <= 20 else None  # a single point would not be seen without
             xs, ys = [row["epoch"] for row in rows], [row[key] for row in rows]
-            lines += axes.plot(xs, ys, color=colour, linestyle=style, marker=marker, markersize=4)
+            lines += axes.plot(xs, ys, color=colour, linestyle=STYLES[i % 4], marker=marker, markersize=4)
             low, high = ([row.get(f"{key}_{end}", math.nan) for row in rows] for end in ("low", "high"))
             axes.fill_between(xs, low, high, color=colour, alpha=0.2, linewidth=0)  # of several seeds
             last = scored(rows, f"{key}_last")  # of the epoch's last batch, as the report collects it
@@ -122,12 +110,11 @@ def draw(path, panels, xlabel):
             axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
         axes.grid(alpha=0.3)
-        legend = axes.legend(lines, [str(i) for i in range(len(lines))])
-        for text, (_, _, label, _, _) in zip(legend.get_texts(), curves):
+        legend = axes.legend(lines, ["?"] * len(lines))
+        for text, (_, _, label, _) in zip(legend.get_texts(), curves):
             label = label.encode(errors="backslashreplace").decode()  # a path need not be UTF-8
             text.set_text(label.replace("$", r"\$"))  # not as the line's label, where _ at the start hides it
     atomic_write(path, lambda file: figure.savefig(file, format="png"))
-    plt.close(figure)
     print(f"wrote {path}")
 
 
@@ -137,41 +124,37 @@ def plot_curves(logs, output_dir):
     logs: {name of the run: what `read_log` returns for it}.
     """
     os.makedirs(output_dir, exist_ok=True)
-    logs = {name: {**log, "evaluations": with_own(log["evaluations"])} for name, log in logs.items()}
-    recorded = dict.fromkeys(key for log in logs.values() for key in losses(log))
-    measured = dict.fromkeys(key for log in logs.values() for key in scores(log) if key in FIDS or key not in NAMES)
-    logs = join_seeds(logs)
-    loss_panels, fid_panels, several = {}, {}, len(logs) > 1
-    joined = any(f"{key}_low" in log["epochs"][0] for key in recorded for log in logs.values())
-    xlabel = "epoch (line: the seeds' mean; band: from the lowest to the highest)" if joined else "epoch"
-    thin = any(scored(log["epochs"], f"{key}_last") for key in recorded for log in logs.values())
+    logs = {name: {**log, "evaluations": list(map(with_own, log["evaluations"]))} for name, log in logs.items()}
+    losses, scores = (recorded([row for log in logs.values() for row in log[part]]) for part in PARTS)
+    n_runs, logs = len(logs), join_seeds(logs)
+    several = len(logs) > 1
+    thin = any(scored(log["epochs"], f"{key}_last") for key in losses for log in logs.values())
+    curves = []  # (file, panel, label in the legend of a single run, part of the log, key)
+    for key in losses:
+        label, panel = name_of(key)[0], f"{name_of(key)[0]}, mean of the epoch"
+        if not several and panel_of(key) == "loss":  # one panel; of several runs, they could not be told apart
+            label, panel = label.replace(" loss", ""), "mean loss of the epoch"
+        curves.append(("loss.png", panel + " (thin: its last batch)" * thin, label, "epochs", key))
+    for key in scores:
+        if key in FIDS or key not in NAMES:
+            label, better = name_of(key)[0], " (lower is better)" * key.endswith(FIDS)
+            curves.append(("fid.png", label + better, label, "evaluations", key))
+    figures = {"loss.png": {}, "fid.png": {}}
     for i, (name, log) in enumerate(logs.items()):
-        for key in recorded:
-            label, rows = name_of(key)[0], scored(log["epochs"], key)
-            if several or panel_of(key) != "loss":  # a panel for each, or the runs' curves could not be told apart
-                panel, j = f"{label}, mean of the epoch", i
-            else:
-                panel, label = "mean loss of the epoch", label.replace(" loss", "")
-                j = len(loss_panels.get(panel, ()))
+        for file, panel, label, part, key in curves:
+            rows = scored(log[part], key)
             if rows:
-                curve = (rows, key, name if several else label, f"C{j}", STYLES[j % len(STYLES)])
-                loss_panels.setdefault(panel, []).append(curve)
-        for key in measured:
-            rows = scored(log["evaluations"], key)
-            if rows:
-                curve = (rows, key, name if several else label_of(key), f"C{i}", STYLES[i % len(STYLES)])
-                better = " (lower is better)" if key.endswith(FIDS) else ""
-                fid_panels.setdefault(label_of(key) + better, []).append(curve)
-    explained = " (thin: its last batch)" if thin else ""
-    if loss_panels:
-        draw(os.path.join(output_dir, "loss.png"), {p + explained: curves for p, curves in loss_panels.items()}, xlabel)
-    evaluations = [row for log in logs.values() for row in log["evaluations"]]
-    if not evaluations:
+                drawn = figures[file].setdefault(panel, [])
+                drawn.append((rows, key, name if several else label, i if several else len(drawn)))
+    joined = " (line: the seeds' mean; band: from the lowest to the highest)" * (len(logs) < n_runs)
+    for file, panels in figures.items():
+        if panels:
+            draw(os.path.join(output_dir, file), panels, "epoch" + joined)
+    fids = {row.get("fid", 0) for log in logs.values() for row in log["evaluations"]}
+    if not fids:
         print("no FID in the log: no epoch is evaluated yet")
-    elif all(row.get("fid", 0) is None for row in evaluations):
+    elif fids == {None}:
         print("no FID in the log (Inception's weights were not available)")
-    if fid_panels:
-        draw(os.path.join(output_dir, "fid.png"), fid_panels, xlabel)
 
 
 def main():

@@ -30,9 +30,8 @@ def test_grids_in_the_order_of_their_batches(tmp_path):
 
 
 def test_what_cannot_be_animated_is_one_sentence(tmp_path):
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 80)).astype(np.uint8)).save(tmp_path / "0.png")
-    (tmp_path / "1000.png").write_bytes((tmp_path / "0.png").read_bytes()[:2000])
     (tmp_path / "empty").mkdir()
+    (tmp_path / "1000.png").write_bytes(b"PNG")
     for arguments, named in (
         ([tmp_path, "run.gif"], "1000.png"),
         (["empty", "run.gif"], "empty"),

@@ -79,35 +79,34 @@ def test_runs_are_named_by_what_tells_their_paths_apart():
     assert names("s/a", "a/s", "a/t") == ["s/a", "a/s", "a/t"]  # without what all have, two would be s
 
 
-def test_a_path_that_is_not_utf_8(finished_run, tmp_path):
-    folder = os.path.join(os.fsencode(tmp_path), b"caf\xe9")
-    os.makedirs(folder)
-    for path in (os.path.join(folder, b"log.json"), os.path.join(os.fsencode(tmp_path), b"log.json")):
-        with open(path, "wb") as file:
-            file.write((finished_run[0] / "results" / "log.json").read_bytes())
-    logs = [os.fsdecode(os.path.join(folder, b"log.json")), tmp_path / "log.json"]
-    process = run("plot_curves.py", *logs, "--output_dir", os.fsdecode(folder), PYTHONUTF8="1")
+def test_a_path_that_is_not_utf_8(tmp_path):
+    folders = [os.path.join(os.fsencode(tmp_path), name) for name in (b"caf\xe9", b"other")]
+    for folder in folders:
+        os.makedirs(folder)
+        with open(os.path.join(folder, b"log.json"), "w") as file:
+            json.dump(small(), file)
+    logs = [os.fsdecode(os.path.join(folder, b"log.json")) for folder in folders]
+    process = run("plot_curves.py", *logs, PYTHONUTF8="1")
     assert process.returncode == 0, process.stderr
-    assert os.path.exists(os.path.join(folder, b"run.html"))
+    assert os.path.exists(os.path.join(folders[0], b"run.html"))
 
 
 @pytest.fixture
 def figures(monkeypatch):
     """The figures that were drawn in this process."""
-    import matplotlib.pyplot
+    from matplotlib.figure import Figure
 
-    kept = []
-    matplotlib.use("Agg")  # before Matplotlib 3.8, this closes all figures
-    with monkeypatch.context() as patch:
-        patch.setattr(matplotlib.pyplot, "close", kept.append)
-        yield kept
-    matplotlib.pyplot.close("all")
+    kept, save = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *args, **more: kept.append(figure) or save(figure, *args, **more)
+    )
+    return kept
 
 
 def test_the_legend_shows_names_as_they_are(figures, tmp_path):
     names = ["_a", "$b$", "c$", r"\$", "$\\frac", "plain"]
     plot_curves.plot_curves(dict.fromkeys(names, small(evaluations=[{"fid": 3}])), str(tmp_path))
-    for axes in [axes for figure in figures for axes in figure.axes]:
+    for axes in (*figures[0].axes, *figures[1].axes):
         assert legend(axes) == [name.replace("$", r"\$") for name in names]
     assert set(drawn(tmp_path)) == {"loss.png", "fid.png"}
 
@@ -163,15 +162,11 @@ ROW = '{"epochs": [{"epoch": 1, "d_loss": 1%s}], "evaluations": [%s]%s}'
     "text, what",
     [
         ('{"epochs": [', "no JSON"),
-        (ROW % (', "g_loss": NaN', "", ""), "g_loss of epoch 1"),
         (ROW % (f', "g_loss": 1{"0" * 400}', "", ""), "g_loss of epoch 1"),
         (ROW % ("", '{"epoch": 2, "fid": 1e400}', ""), "fid of epoch 2"),
-        (ROW % ("", '{"epoch": 2, "generator": {"digit_fid": Infinity}}', ""), "digit_fid of epoch 2"),
         (ROW % ("", '{"epoch": 1.5}', ""), "evaluations"),
         (ROW % ("", '{"epoch": 2}, {"epoch": 2}', ""), "evaluations"),
-        (ROW % ("", "", ', "config": []'), "config"),
         (ROW % ("", "", ', "changes": [1]'), "changes"),
-        ('{"epochs": [], "evaluations": []}', "no finished epoch"),
         ('{"epochs": 1}', "epochs"),
     ],
 )
@@ -179,27 +174,17 @@ def test_a_log_that_cannot_be_drawn(tmp_path, text, what):
     (tmp_path / "log.json").write_text(text)
     with pytest.raises(ValueError, match="log.json.*" + what):
         read_checked(str(tmp_path / "log.json"))
-    if what in ("no JSON", "config"):
+    if what == "no JSON":
         refused(tmp_path, ROOT / "plot_curves.py", tmp_path / "log.json", names=["log.json", what])
 
 
-def test_seeds_that_have_no_epoch_in_common_are_drawn(tmp_path):
-    logs = {str(seed): small(config={"seed": seed}) for seed in (1, 2)}
-    logs["2"]["epochs"][0]["epoch"] = 2
-    draw(logs, tmp_path)
-
-
-@pytest.mark.parametrize("first, scale", [(51, "log"), (49, "linear"), (0, "linear")])
-def test_the_axis_of_a_curve_that_spans_more_than_five_times_is_logarithmic(figures, tmp_path, first, scale):
-    log = small(evaluations=[{"digit_fid": first}, {"digit_fid": 10}])
-    plot_curves.plot_curves({"run": log}, str(tmp_path))
-    assert figures[-1].axes[0].get_yscale() == scale
-
-
-def test_curves_that_lie_far_apart_share_a_logarithmic_axis(figures, tmp_path):
-    logs = {str(fid): small(evaluations=[{"digit_fid": fid}]) for fid in (9, 50)}
+@pytest.mark.parametrize(
+    "runs, scale", [([[51, 10]], "log"), ([[49, 10]], "linear"), ([[0, 10]], "linear"), ([[9], [50]], "log")]
+)
+def test_the_axis_of_curves_that_span_more_than_five_times_is_logarithmic(figures, tmp_path, runs, scale):
+    logs = {str(run): small(evaluations=[{"digit_fid": fid} for fid in run]) for run in runs}
     plot_curves.plot_curves(logs, str(tmp_path))
-    assert figures[-1].axes[0].get_yscale() == "log"
+    assert figures[-1].axes[0].get_yscale() == scale
 
 
 def test_the_generators_own_digit_fid_is_drawn_beside_its_averages(figures, tmp_path):
@@ -230,7 +215,7 @@ def test_runs_that_differ_in_their_seed_are_one_curve(finished_run, figures, tmp
     assert band.vertices[:, 1].max() == pytest.approx(d_loss + 0.5)
 
     other["epochs"].pop()
-    assert [row["epoch"] for row in join_seeds(logs)["a (2 seeds)"]["epochs"]] == [1]
+    assert [row["epoch"] for row in join_seeds(logs)["a (2 seeds)"]["epochs"] if "d_loss" in row] == [1]
     assert list(join_seeds({"seed0": log, "seed1": other})) == ["seed0, seed1 (2 seeds)"]
     assert list(join_seeds({"a": log, "b": log})) == ["a", "b"]  # the same seed: two runs, not one
     two = {f"x/{rate}_{seed}": {**log, "config": {"lr": rate, "seed": seed}} for rate in "ab" for seed in ([], 1)}

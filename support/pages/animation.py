@@ -21,22 +21,16 @@ def pick(items, count=FRAMES):
 
 
 def frame(path, batches):
-    """Returns a sample grid with the number of batches done written below it; raises ValueError that names the file."""
-    try:
-        with Image.open(path) as grid:
-            picture = Image.new("L", (grid.width, grid.height + CAPTION))
-            picture.paste(grid.convert("L"))
-    except Exception as error:  # whatever a damaged file makes its decoder raise
-        raise ValueError(f"{path} cannot be read as an image: {error}")
+    """Returns a sample grid with the number of batches done written below it; raises OSError."""
+    with Image.open(path) as grid:
+        picture = Image.new("L", (grid.width, grid.height + CAPTION))
+        picture.paste(grid.convert("L"))
     ImageDraw.Draw(picture).text((4, picture.height - CAPTION + 2), f"{batches:,} batches", fill=255)
     return picture.quantize(LEVELS)
 
 
 def animate(folder, target):
-    """Writes the grids <batches>.png of `folder` as a GIF that loops.
-
-    Raises ValueError if there are none or one cannot be read, OSError if `target` cannot be written.
-    """
+    """Writes the grids <batches>.png of `folder` as a GIF that loops; raises OSError, ValueError if there are none."""
     grids = find_grids(folder)
     if not grids:
         raise ValueError(f"{folder} holds no sample grids of cgan.py")

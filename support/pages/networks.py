@@ -31,10 +31,8 @@ def describe_layers(network):
     """Returns network.model's layers as [{"kind": class name, "eps" or "scale", LeakyReLU's slope}], or a reason."""
     try:
         layers = list(network.model)
-    except AttributeError:
-        return "it has no .model"
-    except TypeError:
-        return "its .model is no row of layers"
+    except (AttributeError, TypeError):
+        return "it has no .model that is a row of layers"
     described = []
     for i, layer in enumerate(layers):
         kind = type(layer).__name__
@@ -71,11 +69,13 @@ def page_layers(network, arrays, inputs, outputs):
     """Returns describe_layers(network) if these layers, as a page computes them, give the network's own outputs.
 
     arrays: its parameters and running statistics, {name: array}; inputs: (noise (N, n) or images (N, C, H, W), labels
-    (N,)); outputs: what the network gives for them in evaluation mode, (N, ...). Returns a reason if they do not.
+    (N,)); outputs: what the network gives for them in evaluation mode, (N, 1, ...). Returns a reason if they do not.
     """
     layers = describe_layers(network)
     if isinstance(layers, str):
         return layers
+    if outputs.ndim > 1 and outputs.shape[1] != 1:
+        return f"it gives {outputs.shape[1]} numbers for an image or a pixel, not one"
     values, labels = inputs
     try:
         embedded = arrays["label_embedding.weight"][labels]
@@ -89,58 +89,38 @@ def page_layers(network, arrays, inputs, outputs):
     return "it does more than to run the layers of its .model one after the other"
 
 
-def read_networks(log_path, config):
+def read_networks(log_path):
     """Returns {"generator", "discriminator", "sizes"} of the run whose log lies at `log_path`.
 
-    Each network is a pair (layers, {name: array}) or a reason. config: the flags in the log.
-    Raises ValueError that names the file and what is wrong with it.
+    Each network is a pair (layers, {name: array}) or a reason. Raises ValueError that names the file and what is wrong
+    with it.
     """
     paths = [os.path.join(os.path.dirname(log_path), name) for name in ("checkpoint.npz", "generator.npz")]
     path = next(filter(os.path.exists, paths), None)
     if path is None:
-        return {"generator": NOT_KEPT, "discriminator": NOT_KEPT}
+        return dict.fromkeys(LEVELS, NOT_KEPT)
     arrays = read_arrays(path)
     with blaming(f"{path} holds no networks of cgan.py"):
-        sizes = {name: arrays["log"]["config"][name] for name in SIZES}
-        for name, value in sizes.items():
-            if config.get(name, value) != value:
-                raise ValueError(f"its {name} is {value}, but the log has {config[name]}")
-        n_pixels = sizes["img_size"] ** 2
-        return {
-            "sizes": sizes,
-            "generator": read_network(arrays, drawing_name(arrays), sizes["latent_dim"], n_pixels),
-            "discriminator": read_network(arrays, "discriminator", n_pixels, 1),
-        }
-
-
-def read_network(arrays, name, n_in, n_out):
-    """Returns a network of a checkpoint as (layers, {name: array}), or a reason.
-
-    n_in, n_out: how many numbers it takes beside the label's embedding, and how many it gives.
-    """
-    layers, own = arrays["layers"].get(name, NOT_KEPT), part(arrays, name)
-    if isinstance(layers, str):
-        return layers
-    width = n_in + own["label_embedding.weight"].shape[1]
-    found = compute(layers, own, np.zeros((1, width), np.float32)).shape[1]
-    return (layers, own) if found == n_out else f"it gives {found} numbers, not {n_out}"
+        found = {"sizes": {name: arrays["log"]["config"][name] for name in SIZES}}
+        for kind, name in (("generator", drawing_name(arrays)), ("discriminator", "discriminator")):
+            layers = arrays["layers"].get(name) or NOT_KEPT
+            found[kind] = layers if isinstance(layers, str) else (layers, part(arrays, name))
+    return found
 
 
 def pack(layers, arrays, levels):
-    """Returns a network as JSON can hold it, or None if its numbers do not fit into float16.
+    """Returns a network as JSON can hold it; each array is divided by its scale.
 
-    levels: None keeps the arrays in float16; else each matrix becomes whole numbers from -levels to levels and a scale,
-    all other arrays from -127 to 127. First bytes come before second bytes, which makes them smaller.
+    levels: None keeps numbers from -1 to 1 in float16; else a matrix becomes whole numbers from -levels to levels, any
+    other array from -127 to 127. First bytes come before second bytes, which makes them smaller.
     """
     shapes, values = {}, []
     for name, array in arrays.items():
-        most = levels if array.ndim > 1 else 127
-        scale = 1.0 if levels is None else float(np.abs(array).max()) / most or 1.0
+        most = 1 if levels is None else levels if array.ndim > 1 else 127
+        scale = float(np.abs(array).max()) / most or 1.0
         shapes[name] = {"shape": array.shape, "scale": scale}
         values.append((array / scale).ravel())
     values = np.concatenate(values)
-    if levels is None and np.abs(values).max() > np.finfo(np.float16).max:
-        return None
     values = values.astype("<f2") if levels is None else values.round().astype(np.int8)
     planes = values.view(np.uint8).reshape(-1, values.itemsize).T.tobytes()
     data = base64.b64encode(zlib.compress(planes, 9)).decode()
@@ -153,6 +133,6 @@ def pack_within(name, network, room):
         return network
     for levels in LEVELS[name]:
         packed = pack(*network, levels)
-        if packed and len(json.dumps(packed)) <= room:
+        if len(json.dumps(packed)) <= room:
             return packed
     return "it does not fit into the page"

@@ -9,15 +9,13 @@ import io
 import json
 import os
 import shlex
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
 
 from support.flags import command_line
 from support.pages.networks import LEVELS, NOT_KEPT, pack_within, read_networks
-from support.saved.log import is_number, losses, name_of, panel_of, scores
-from support.saved.log import run_name as run_name
+from support.saved.log import is_number, name_of, panel_of, recorded, run_folder
 from support.saved.paths import atomic_write, find_grids
 
 TEMPLATE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "page.html")
@@ -25,15 +23,6 @@ DATA = '<script type="application/json" id="data">null</script>'  # in the templ
 LARGEST_PAGE = 8 * 10**6  # bytes
 MOST_GRIDS = 100  # in a page
 QUALITY = 60  # of the grids, as WebP: 20,000 bytes each, while PNG takes 50,000
-
-
-# ---------------------------------------------------------------- a run's files
-def grid_folder(log_path):
-    """Returns the folder of a run's sample grids: results/a/log.json has its in images/a, else images beside it."""
-    folder = os.path.dirname(os.path.abspath(log_path))
-    before, results, after = f"{folder}/".rpartition("/results/")
-    images = os.path.normpath(f"{before}/images/{after}")
-    return images if results and os.path.isdir(images) else os.path.join(folder, "images")
 
 
 def pick_evenly(items, count):
@@ -44,66 +33,51 @@ def pick_evenly(items, count):
 
 @functools.lru_cache(maxsize=4 * MOST_GRIDS)  # a run that is watched has the same grids each time, and some more
 def encode_grid(path, modified):
-    """Returns a sample grid as WebP in base64; `modified` is the file's time. Raises ValueError that names the file."""
+    """Returns a sample grid as WebP in base64, None if it cannot be read; `modified` is the file's time."""
+    whole = io.BytesIO()
     try:
         with Image.open(path) as picture:
-            if max(picture.size) > 4096:
-                raise ValueError(f"it has {picture.width} x {picture.height} pixels")
-            whole = io.BytesIO()
             picture.convert("L").save(whole, "WEBP", quality=QUALITY, method=0)
-    except Exception as error:  # whatever a damaged file makes its decoder raise
-        raise ValueError(f"{path} cannot be read as an image: {error}")
+    except (OSError, SyntaxError):  # Pillow raises the second if a PNG is broken
+        return None
     return base64.b64encode(whole.getvalue()).decode()
 
 
 def read_grids(log_path, count):
-    """Returns ([[batches done, picture]], sentences that name each grid that cannot be read), up to `count` grids."""
-
-    def read(item):
-        try:
-            return [item[0], encode_grid(item[1], os.path.getmtime(item[1]))]
-        except (ValueError, OSError) as error:
-            return str(error)
-
-    with ThreadPoolExecutor() as pool:  # Pillow lets other threads run while it encodes
-        read_all = list(pool.map(read, pick_evenly(list(find_grids(grid_folder(log_path)).items()), count)))
-    return [grid for grid in read_all if isinstance(grid, list)], [text for text in read_all if isinstance(text, str)]
-
-
-# ---------------------------------------------------------------- the page
-def describe_change(change):
-    """Returns a log's note on what changed when a run went on, as text such as "41: lr 0.0001"."""
-    values = {**change.get("config", {}), **change.get("environment", {})}
-    return f"{change['epoch']}: " + ", ".join(f"{name} {value}" for name, value in values.items())
+    """Returns [(batches done, path, picture or None if it cannot be read)] of up to `count` grids."""
+    grids = find_grids(os.path.join(run_folder(log_path), "images"))
+    return [
+        (batches, path, encode_grid(path, os.path.getmtime(path)))
+        for batches, path in pick_evenly(list(grids.items()), count)
+    ]
 
 
 def describe(name, log):
     """Returns what the page shows of a log."""
     config, last = log["config"], log["epochs"][-1]
-    facts = {"seed": config.get("seed", "?"), **log["environment"]}
     words = command_line({f"--{flag}": value for flag, value in config.items()})
-
-    def numbers(rows):
-        return [{key: value for key, value in row.items() if value is None or is_number(value)} for row in rows]
-
-    n_epochs = config.get("n_epochs")
-    return {
+    shown = {
         "name": name,
         "command": shlex.join(["python", "cgan.py", *words]),
-        "facts": {key: str(value) for key, value in facts.items()},
-        "changes": [describe_change(change) for change in log["changes"]],
-        "n_epochs": n_epochs if type(n_epochs) is int else last["epoch"],
-        "batches_per_epoch": last.get("batches") or 1,
-        "epochs": numbers(log["epochs"]),
-        "evaluations": numbers(log["evaluations"]),
+        "facts": {key: str(value) for key, value in {"seed": config.get("seed", "?"), **log["environment"]}.items()},
+        "changes": [],
+        "n_epochs": config.get("n_epochs", last["epoch"]),
+        "batches_per_epoch": last.get("batches", 1),
     }
+    for change in log["changes"]:  # "41: lr 0.0001"
+        values = {**change.get("config", {}), **change.get("environment", {})}
+        shown["changes"].append(f"{change['epoch']}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
+    for part in ("epochs", "evaluations"):  # their numbers, and null for what could not be measured
+        rows = [{key: value for key, value in row.items() if value is None or is_number(value)} for row in log[part]]
+        shown[part] = rows
+    return shown
 
 
 def panels(logs):
     """Returns [{"name": the panel's, "part": of the log, "keys": drawn in it}], of several logs one for each key."""
     found = {}
-    for part, names_of in (("epochs", losses), ("evaluations", scores)):
-        for key in dict.fromkeys(key for log in logs for key in names_of(log)):
+    for part in ("epochs", "evaluations"):
+        for key in recorded([row for log in logs for row in log[part]]):
             name = panel_of(key) if len(logs) == 1 else key
             found.setdefault((part, name), {"name": name, "part": part, "keys": []})["keys"].append(key)
     return list(found.values())
@@ -122,37 +96,33 @@ def write_page(path, runs, largest=LARGEST_PAGE):
     checkpoint are looked for beside the log.
     Returns sentences: which file beside a log cannot be read, which network a page cannot compute. Raises OSError.
     """
-    shown, problems, networks = [], [], {"generator": None}
-    for name, (log_path, log) in runs.items():
-        grids, unreadable = read_grids(log_path, max(1, MOST_GRIDS // len(runs)))
-        shown.append({**describe(name, log), "grids": grids})
-        problems += unreadable
-        if isinstance(networks["generator"], tuple):
-            continue  # the page draws with the first generator that it can compute
-        try:
-            networks = {"run": name, **read_networks(log_path, log["config"])}
-        except ValueError as error:
-            networks = {"generator": str(error)}
-            problems.append(str(error))
-            continue
-        for kind in LEVELS:
-            if isinstance(networks[kind], str) and networks[kind] != NOT_KEPT:
-                problems.append(f"{name}: the {kind} is left out of the page: {networks[kind]}")
+    networks, grids, problems = {"generator": NOT_KEPT}, [], []
+    for name, (log_path, _) in runs.items():
+        read = read_grids(log_path, max(1, MOST_GRIDS // len(runs)))
+        grids.append([(batches, picture) for batches, _, picture in read if picture])
+        problems += [f"{path} cannot be read as an image" for _, path, picture in read if not picture]
+        if isinstance(networks["generator"], str):  # the page draws with the first generator that it can compute
+            try:
+                networks = {"run": name, **read_networks(log_path)}
+            except ValueError as error:
+                networks = {"generator": str(error), "discriminator": NOT_KEPT}
+                problems.append(str(error))
+                continue
+            left_out = [kind for kind in LEVELS if isinstance(networks[kind], str) and networks[kind] != NOT_KEPT]
+            problems += [f"{name}: the {kind} is left out of the page: {networks[kind]}" for kind in left_out]
     logs = [log for _, log in runs.values()]
-    data = {"runs": shown, "panels": panels(logs), "networks": networks}
+    data = {"runs": [describe(name, log) for name, (_, log) in runs.items()], "panels": panels(logs)}
     data["names"] = {key: name_of(key) for panel in data["panels"] for key in (panel["name"], *panel["keys"])}
     with open(TEMPLATE, encoding="utf-8") as file:
         template = file.read()
-    room = largest - len(template.encode()) - 1000
-    room -= len(to_json({**data, "runs": [{**run, "grids": []} for run in shown], "networks": None}))
+    room = largest - len(template.encode()) - len(to_json(data)) - 1000
     for kind in LEVELS:
         networks[kind] = pack_within(kind, networks[kind], room - largest // 8)  # the rest is for grids
         room -= len(to_json(networks[kind]))
-        if isinstance(networks["generator"], str):  # then nothing is judged either
-            networks["discriminator"] = networks["generator"]
-    while len(to_json([run["grids"] for run in shown])) > room:
-        for run in shown:
-            run["grids"] = pick_evenly(run["grids"], len(run["grids"]) * 9 // 10)
-    text = template.replace(DATA, DATA.replace("null", to_json(data)))
+    while len(to_json(grids)) > room:
+        grids = [pick_evenly(own, len(own) * 9 // 10) for own in grids]
+    for run, own in zip(data["runs"], grids):
+        run["grids"] = own
+    text = template.replace(DATA, DATA.replace("null", to_json({**data, "networks": networks})))
     atomic_write(path, lambda file: file.write(text.encode()))
     return problems
