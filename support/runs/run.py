@@ -26,10 +26,10 @@ from support import idx
 from support.device import jt
 from support.evaluation import evaluation_mode
 from support.pages.networks import page_layers
-from support.pages.page import run_name, write_page
+from support.pages.page import write_page
 from support.runs.resume import goes_on_in_place
 from support.saved import checkpoint
-from support.saved.log import read_log, save_log
+from support.saved.log import read_log, run_name, save_log
 from support.saved.paths import PROJECT, clear_run, grid_path, log_path, make_folders, page_path
 
 PROGRESS_INTERVAL = 50  # batches between two lines of progress (report: every 50 batches)
