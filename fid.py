@@ -40,6 +40,7 @@ if __name__ == "__main__":
 
 from support import digit_classifier
 from support.device import jt, nn
+from support.evaluation import in_parts
 from support.inception import find_hub_weights, load_inception
 from support.mnist import load_mnist
 
@@ -107,15 +108,13 @@ def inception_features(images, weights=None, batch_size=50):
     if len(images.shape) != 4 or images.shape[1] not in (1, 3):
         raise ValueError(f"images must be (N, 1 or 3, H, W), not {tuple(images.shape)}")
     model = weights if isinstance(weights, nn.Module) else load_inception(weights)
-    features = []
+
+    def features(batch):
+        batch = nn.resize(batch.float32(), (299, 299), mode="bilinear", align_corners=False)
+        return model(batch if batch.shape[1] == 3 else jt.concat([batch] * 3, dim=1))
+
     with jt.no_grad():
-        for start in range(0, len(images), batch_size):
-            batch = jt.array(images[start : start + batch_size]).float32()
-            batch = nn.resize(batch, (299, 299), mode="bilinear", align_corners=False)
-            if batch.shape[1] == 1:
-                batch = jt.concat([batch] * 3, dim=1)
-            features.append(model(batch).numpy())
-    return np.concatenate(features)
+        return in_parts(features, images, size=batch_size)
 
 
 def read_image(path, mode, size):

@@ -3,7 +3,9 @@
 import argparse
 import os
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
+
+from support.flags import file_for
 
 ENDINGS = (".png", ".jpg", ".jpeg")
 MODES = ("1", "L", "P", "RGB", "RGBA")  # of PIL's, with at most 8 bits
@@ -22,8 +24,7 @@ def open_image(path):
         if image.mode in ("LA", "PA") or (image.mode in MODES and "transparency" in image.info):
             image = image.convert("RGBA")
     except Exception as error:  # whatever a damaged file makes its decoder raise
-        what = "it is neither" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
-        raise ValueError(f"{path} cannot be read as a PNG or JPEG image: {what}")
+        raise ValueError(f"{path} cannot be read as a PNG or JPEG image: {error or type(error).__name__}")
     if image.mode not in MODES:
         raise ValueError(f"{path} is not 8-bit gray or RGB, but {image.mode} in PIL's words: convert it first")
     if image.mode == "RGBA" and image.getextrema()[3][0] < 255:
@@ -40,9 +41,4 @@ def image_source(text):
     paths = [os.path.join(text, name) for name in sorted(os.listdir(text)) if name.lower().endswith(ENDINGS)]
     if len(paths) < 2:
         raise argparse.ArgumentTypeError(f"must hold at least 2 PNG or JPEG images, but {text} holds {len(paths)}")
-    try:
-        for path in paths:
-            open_image(path)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error))
-    return paths
+    return [file_for(open_image)(path) for path in paths]

@@ -32,36 +32,24 @@ HUB = "https://cg.cs.tsinghua.edu.cn/jittor/assets/build/checkpoints/"  # what J
 HUB_FILE = "inception_v3.pkl"
 TIMEOUT = 30  # seconds without a byte
 OPTIONAL = "AuxLogits.", "fc."  # how the names of what only classification and training need begin
-TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # what torch.save's older layout begins with
 
 
-class OriginalWeights(dict):
-    """{name: array} of the network of 2015 that FID was defined with, whose pooling differs from torchvision's."""
+class Pickled:
+    """Stands in for a numpy array or its dtype, which are pickled empty and then given their state."""
 
-
-class Dtype:
-    """Stands in for numpy.dtype."""
-
-    def __init__(self, kind, *_):
-        self.kind = kind
+    def __init__(self, *args):
+        self.args = args
 
     def __setstate__(self, state):
-        self.kind = state[1] + self.kind  # the order of the bytes
+        self.state = state
 
-
-class Array:
-    """Stands in for numpy's array, which is pickled empty and then filled by its state."""
-
-    def __init__(self, *_):
-        self.array = None
-
-    def __setstate__(self, state):
-        _, shape, dtype, fortran, data = state
-        self.array = array_from_bytes(data, dtype, shape, "F" if fortran else "C")
+    def array(self):
+        _, shape, dtype, fortran, data = self.state
+        return array_from_bytes(data, dtype, shape, "F" if fortran else "C")
 
 
 def array_from_bytes(data, dtype, shape, order, *_):
-    return np.frombuffer(data, dtype.kind).reshape(shape, order=order)
+    return np.frombuffer(data, dtype.state[1] + dtype.args[0]).reshape(shape, order=order)  # byte order and kind
 
 
 def array_from_storage(storage, offset, shape, strides, *_):
@@ -76,9 +64,9 @@ def first(value, *_):
 STAND_INS = {
     "collections.OrderedDict": collections.OrderedDict,
     "jittor.jittor_core.Var": first,
-    "numpy.core.multiarray._reconstruct": Array,
+    "numpy.core.multiarray._reconstruct": Pickled,
     "numpy.core.numeric._frombuffer": array_from_bytes,
-    "numpy.dtype": Dtype,
+    "numpy.dtype": Pickled,
     "numpy.ndarray": None,
     "torch._utils._rebuild_parameter": first,
     "torch._utils._rebuild_tensor_v2": array_from_storage,
@@ -123,17 +111,16 @@ def read_arrays(path):
         return WeightsUnpickler(io.BytesIO(members["data.pkl"]), members).load()
     check(sha256(path) == PACKAGE_SHA256, f"it is TorchScript, but not {PACKAGE_FILE} of {PACKAGE}, FID's own network")
     # Its arrays stand in the order of the layers, which are torchvision's; its batch normalisation does not scale
-    arrays, weights = (np.frombuffer(members[f"data/{i}"], "<f4") for i in range(len(members))), OriginalWeights()
-    for name, shape in SHAPES.items():
-        if not name.startswith(OPTIONAL):
-            weights[name] = np.ones(shape) if name.endswith("bn.weight") else next(arrays).reshape(shape)
-    return weights
+    arrays = (np.frombuffer(members[f"data/{i}"], "<f4") for i in range(len(members)))
+    shapes = {name: shape for name, shape in SHAPES.items() if not name.startswith(OPTIONAL)}
+    scales = {name: np.ones(shape) for name, shape in shapes.items() if name.endswith("bn.weight")}
+    return {**scales, **{name: next(arrays).reshape(shapes[name]) for name in shapes if name not in scales}}
 
 
 def locate(path):
-    """Returns the path of a file of weights: `path` itself or, if that is ORIGINAL, the file in its package.
+    """Returns `path` itself or, if that is ORIGINAL, the file in its package, of which nothing is run.
 
-    Raises ValueError if the package is not installed. Nothing in the package is run.
+    Raises ValueError if the package is not installed.
     """
     if path != ORIGINAL:
         return path
@@ -148,58 +135,47 @@ def sha256(path):
         return hashlib.sha256(file.read()).hexdigest()
 
 
+def needed_arrays(weights):
+    """Returns those of {name: array} that compute the features, as float32; raises ValueError on what is wrong."""
+    check(isinstance(weights, dict), "it holds no named arrays; older files: torch.save(torch.load(FILE), FILE)")
+    needed = {}
+    for name, shape in SHAPES.items():
+        optional = name.startswith(OPTIONAL)
+        if optional and name not in weights:
+            continue
+        check(name in weights, f"{name} is missing")
+        value = weights[name].array() if isinstance(weights[name], Pickled) else weights[name]
+        check(isinstance(value, np.ndarray) and value.dtype.kind == "f", f"{name} is no array of floats")
+        check(list(value.shape) == shape, f"{name} has shape {list(value.shape)}, Inception-v3's is {shape}")
+        check(np.isfinite(value).all(), f"{name} holds numbers that are not finite")
+        if not optional:
+            needed[name] = value.astype(np.float32)
+    for name in set(weights) - set(SHAPES):
+        check(str(name).endswith(".num_batches_tracked"), f"{name!r} is unexpected")  # torch's counter of batches
+    return needed
+
+
 def read_weights(path):
     """Returns {name: float32 array} of the network that computes the features (no classifier, no auxiliary head).
 
-    path: a file of Jittor's, torchvision's or numpy's, with the same names; or the TorchScript of PACKAGE, for which
-    an OriginalWeights is returned; or ORIGINAL, which stands for that file.
-    Raises ValueError that names the file and says what is wrong with it.
+    path: a file of Jittor's, torchvision's or numpy's, with the same names; the TorchScript of PACKAGE; or ORIGINAL,
+    which stands for that file. Raises ValueError that names the file and says what is wrong with it.
     """
     path = locate(path)
     try:
-        weights = read_arrays(path)
-        check(weights != TORCH_MAGIC, "it has torch.save's older layout; torch.save(torch.load(FILE), FILE) renews it")
-        check(isinstance(weights, dict), "it holds no named arrays")
+        return needed_arrays(read_arrays(path))
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}")
     except Exception as error:  # whatever a damaged file makes its reader raise
         what = str(error)[:300] or type(error).__name__
         raise ValueError(f"{path} is not a file of Inception-v3 weights (.pkl, .pth, .pt, .npz): {what}")
-    return check_weights(weights, path)
 
 
 weights_file = file_for(read_weights)  # an argparse type
 
 
-def check_weights(weights, path="the dictionary"):
-    """Returns those of {name: array} that compute the features, as float32.
-
-    Raises ValueError that names `path`, where they came from, and the parameter that is missing, unexpected or wrong.
-    """
-    needed, refused = type(weights)(), f"{path} is not a file of Inception-v3 weights"
-    for name, shape in SHAPES.items():
-        if name.startswith(OPTIONAL) and name not in weights:
-            continue
-        check(name in weights, f"{refused}: {name} is missing")
-        value = getattr(weights[name], "array", weights[name])
-        numbers = isinstance(value, np.ndarray) and value.dtype.kind == "f"
-        check(numbers, f"{refused}: {name} is no array of floating-point numbers")
-        found = list(value.shape)
-        check(found == shape, f"{refused}: {name} has shape {found}, Inception-v3's is {shape}")
-        check(np.isfinite(value).all(), f"{refused}: {name} holds numbers that are not finite")
-        if not name.startswith(OPTIONAL):
-            needed[name] = value.astype(np.float32)
-    for name in weights:
-        counter = str(name).endswith(".num_batches_tracked")  # of batches; only torch keeps it
-        check(name in SHAPES or counter, f"{refused}: {name!r:.100} is unexpected")
-    return needed
-
-
 def hub_weights(folder):
-    """Returns the path of Jittor's own weights in `folder`, downloaded from Jittor's hub if they are not there yet.
-
-    Raises OSError if they cannot be had. Only a file that is whole and was read as such takes its place.
-    """
+    """Returns the path of Jittor's own weights in `folder`, downloaded if they are not there whole; raises OSError."""
     path, url = os.path.join(folder, HUB_FILE), HUB + HUB_FILE
     try:
         read_weights(path)
@@ -211,8 +187,7 @@ def hub_weights(folder):
         new = os.path.join(beside, HUB_FILE)
         try:
             with urllib.request.urlopen(url, timeout=TIMEOUT, context=context) as response, open(new, "wb") as file:
-                size, name = response.length, "Inception-v3's weights"
-                with tqdm.wrapattr(response, "read", size, desc=name, disable=None) as body:
+                with tqdm.wrapattr(response, "read", response.length, desc="weights", disable=None) as body:
                     shutil.copyfileobj(body, file)
             check(not response.length, f"the download broke off {response.length} bytes before its end")
             read_weights(new)

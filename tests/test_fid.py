@@ -13,31 +13,20 @@ import fid
 from benchmarks.few_images import draw_features, sqrtm_distance
 from support import digit_classifier
 from support.device import jt, nn
-from support.inception import WithoutPadding
+from support.inception import without_padding
 from support.inception_weights import ORIGINAL, PACKAGE
 from support.mnist import load_mnist
-
-SIZES_OF_USE = [(100, 100, 2048), (3000, 3000, 512), (50, 5000, 256)]
 
 
 @pytest.mark.parametrize(
     "n, m, d",
     [
-        *[(500, 500, 64), (500, 300, 64), (50, 500, 64), (70, 65, 64)],
-        *[pytest.param(*size, marks=pytest.mark.slow) for size in SIZES_OF_USE],
+        *[(500, 500, 64), (500, 300, 64), (50, 500, 64), (70, 65, 64), (50, 5000, 256)],
+        pytest.param(100, 100, 2048, marks=pytest.mark.slow),
     ],
 )
 def test_frechet_distance_equals_sqrtm(n, m, d):
     a, b = draw_features(n, d, seed=1), 1.1 * draw_features(m, d, seed=2)  # of other means and covariances
-    assert fid.frechet_distance(a, b) == pytest.approx(sqrtm_distance(a, b), rel=1e-6)
-
-
-@pytest.mark.filterwarnings("ignore:Matrix is singular")  # scipy's, on the printed formula
-@pytest.mark.parametrize("images", [1, 7])
-def test_frechet_distance_of_copies_equals_sqrtm(images):
-    """Rank-deficient sets: copies of one image, of a few images."""
-    b = draw_features(600, 256, seed=0)
-    a = b[np.arange(500) % images]
     assert fid.frechet_distance(a, b) == pytest.approx(sqrtm_distance(a, b), rel=1e-6)
 
 
@@ -71,11 +60,6 @@ def test_frechet_distance_of_any_shape_and_scale(n, m, d, power, constant, seed)
 def test_frechet_distance_of_equal_sets_is_zero(n, d):
     a = np.random.default_rng(0).normal(size=(n, d))
     assert 0 <= fid.frechet_distance(a, a.copy()) < 1e-6
-
-
-def test_frechet_distance_squares_the_mean_difference():
-    a = np.random.default_rng(0).normal(size=(500, 64))
-    assert fid.frechet_distance(a, a + 0.5) == pytest.approx(64 * 0.5**2, rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -156,25 +140,9 @@ def test_inception_features_equal_torchvisions_at_every_batch_size(reference, in
         np.testing.assert_allclose(result, features[0], rtol=1e-5, atol=1e-5 * features[0].mean())
 
 
-def test_inception_features_take_weights_and_variables(reference, inception_weights):
-    features = fid.inception_features(jt.array(reference["images"][:2]), inception_weights)
+def test_inception_features_take_files_and_variables(reference, inception_file):
+    features = fid.inception_features(jt.array(reference["images"][:2]), str(inception_file))
     np.testing.assert_allclose(features, reference["pool3"][:2], rtol=1e-4, atol=1e-4 * reference["pool3"].mean())
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Matrix is singular")
-def test_frechet_distance_equals_sqrtm_on_inceptions_features(inception):
-    """Of real digits, 30 against 20: far fewer images than features, as in the report.
-
-    sqrtm gets them in the 50 dimensions that they span: outside, both covariances are 0, and their 2,000 zero
-    eigenvalues, each wrong by the root of the rounding error, would cost it the sixth digit.
-    """
-    images, _ = load_mnist(train=False).arrays()
-    features = fid.inception_features(images[:50], inception).astype(np.float64)
-    spanned = features @ np.linalg.qr(features.T)[0]
-    expected = sqrtm_distance(spanned[:30], spanned[30:])
-    assert fid.frechet_distance(features[:30], features[30:]) == pytest.approx(expected, rel=1e-6)
-    assert sqrtm_distance(features[:30], features[30:]) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.slow
@@ -188,7 +156,7 @@ def test_the_original_network_computes_what_it_does_in_pytorch():
 
 def test_an_average_without_the_padding():
     averaged = nn.pool(jt.ones((1, 2, 4, 5)), 3, "mean", stride=1, padding=1)
-    np.testing.assert_allclose(WithoutPadding()(averaged).numpy(), 1, rtol=1e-6)
+    np.testing.assert_allclose(without_padding(averaged).numpy(), 1, rtol=1e-6)
 
 
 def test_batch_size_reaches_inception(monkeypatch):
@@ -206,21 +174,15 @@ def test_batch_size_reaches_inception(monkeypatch):
     assert sizes == 2 * [60, 10]
 
 
-def test_inception_features_refuse(inception_weights):
+def test_inception_features_refuse_other_shapes():
     with pytest.raises(ValueError, match=r"\(2, 4, 8, 8\)"):
-        fid.inception_features(np.zeros((2, 4, 8, 8)), inception_weights)
-    with pytest.raises(ValueError, match="is missing"):
-        fid.inception_features(np.zeros((2, 1, 8, 8)), {"weight": np.zeros(3)})
+        fid.inception_features(np.zeros((2, 4, 8, 8)))
 
 
 @pytest.mark.slow
 def test_without_a_network_training_says_so_once_and_goes_on(tmp_path):
-    """No network: a proxy that refuses every connection."""
-    process = run(
-        *"cgan.py --n_epochs 1 --max_batches 2 --fid_interval 1 --output_dir".split(),
-        tmp_path,
-        https_proxy="http://127.0.0.1:9",
-    )
+    """No network: conftest.ENVIRONMENT names a proxy that refuses every connection."""
+    process = run(*"cgan.py --n_epochs 1 --max_batches 2 --fid_interval 1 --output_dir".split(), tmp_path)
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("FID is left out") == 1 and "--inception_weights" in process.stdout
     (evaluation,) = read_log(tmp_path)["evaluations"]
