@@ -1,8 +1,8 @@
 """Layers of jittor.nn that are slow or wrong on a CPU.
 
-FusedSequential is jittor.nn.Sequential with several inputs, which it concatenates. It runs linear layers, each with the
-normalisation and the activation behind it, as one operator (layers.h); on a GPU Jittor's own layers run. Tanh is
-jittor.nn.Tanh with a gradient that is right everywhere. Parameters and numbers are Jittor's.
+FusedSequential is jittor.nn.Sequential with several inputs, which it concatenates. It runs the linear layers in it, each
+with the normalisation and the activation behind it, as one operator (layers.h); on a GPU Jittor's own layers run. Tanh is
+jittor.nn.Tanh with a gradient that is right everywhere. Both have the same parameters and compute the same numbers.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ class Stack:
     """Linear layers with what follows each as operators: inputs (N, any), side by side -> (N, n_out).
 
     groups: [(Linear, BatchNorm in training mode or None, LeakyReLU, Tanh or None)]; widths: the inputs'.
-    If an input or a parameter is of another shape or type, the layers themselves compute.
+    Where an input or a parameter is of another shape or type, the layers themselves compute.
     """
 
     def __init__(self, groups, widths):
@@ -147,12 +147,12 @@ class StackFunction(jt.Function):
         self.stack = stack
 
     def __call__(self, *variables):
-        # An optimizer's step gives parameters new values; a gradient after it is still of the old ones. execute() gets
-        # copies too, but a second gradient would not lead back through those
-        self.variables = [var.clone().stop_grad() if var.is_stop_grad() else var.clone() for var in variables]
-        return super().__call__(*self.variables)
+        self.originals, self.ids = variables, [var.id for var in variables]
+        self.constant = [var.is_stop_grad() for var in variables]
+        return super().__call__(*variables)
 
     def execute(self, *variables):
+        self.values = variables  # stay what they are, also if an optimizer's step gives the originals new values
         stack, n = self.stack, variables[0].shape[0]
         items = -(-n // PANEL) * PANEL
         self.deltas = items * sum(group["n_out"] for group in stack.numbers)
@@ -165,40 +165,44 @@ class StackFunction(jt.Function):
 
     def grad(self, dy):
         gradient = StackGradient(self)
-        return gradient.execute(dy, *self.variables) if once else gradient(dy, *self.variables)
+        return gradient.execute(dy) if once else gradient(dy, *self.originals)
 
 
 class StackGradient(jt.Function):
-    """(dy (N, n_out), *inputs, *parameters) -> the gradients of inputs and parameters."""
+    """(dy (N, n_out), *inputs, *parameters) -> the gradients of inputs and parameters of a StackFunction."""
 
     def __init__(self, function):
         super().__init__()
-        self.stack, self.kept, self.deltas = function.stack, function.kept, function.deltas
+        self.function = function
 
-    def __call__(self, *variables):
-        self.variables = variables
-        return super().__call__(*variables)
+    def __call__(self, dy, *variables):
+        self.dy = dy
+        return super().__call__(dy, *variables)
 
-    def execute(self, dy, *variables):
-        stack, kept, n = self.stack, self.kept, dy.shape[0]
-        n_inputs = len(stack.widths)
-        inputs, parameters = variables[:n_inputs], variables[n_inputs:]
+    def execute(self, dy, *_):
+        stack, kept, n = self.function.stack, self.function.kept, dy.shape[0]
+        parameters = self.function.values[len(stack.widths) :]
         vectors = [shape for shape, is_weight in zip(stack.shapes, stack.is_weight) if not is_weight]
-        deltas, *d_vectors = operator(stack.backward, n, [dy, kept, *parameters], [(self.deltas,), *vectors])
+        shapes = [(self.function.deltas,), *vectors]
+        deltas, *d_vectors = operator(stack.backward, n, [dy, kept, *parameters], shapes)
         # Operators of their own: Jittor runs them only if somebody asks for these gradients
         weights = [shape for shape, is_weight in zip(stack.shapes, stack.is_weight) if is_weight]
         d_weights = operator(stack.backward_weights, n, [kept, deltas], weights)
         d_inputs = [
-            None if x.is_stop_grad() else operator(source, n, [deltas, parameters[0]], [(n, width)])[0]
-            for source, width, x in zip(stack.backward_inputs, stack.widths, inputs)
+            None if constant else operator(source, n, [deltas, parameters[0]], [(n, width)])[0]
+            for source, width, constant in zip(stack.backward_inputs, stack.widths, self.function.constant)
         ]
         d_weights, d_vectors = iter(d_weights), iter(d_vectors)
         return [*d_inputs, *(next(d_weights if is_weight else d_vectors) for is_weight in stack.is_weight)]
 
     def grad(self, *second):
         """The gradient of a gradient, as a gradient penalty asks for it, comes from Jittor's own operators."""
-        dy, *variables = (var.clone() for var in self.variables)  # what follows leads back to no other use of them
-        y = self.stack.by_operators(variables)
+        function = self.function
+        if [var.id for var in function.originals] != function.ids:
+            raise RuntimeError("a gradient of a gradient must be taken before an optimizer's step changes the weights")
+        # Copies: what follows leads back to no other use of them
+        dy, *variables = (var.clone() for var in (self.dy, *function.originals))
+        y = function.stack.by_operators(variables)
         first = jt.grad((y * dy).sum(), variables, retain_graph=True)
         total = sum((x * d).sum() for x, d in zip(first, second) if d is not None)
         return jt.grad(total, [dy, *variables], retain_graph=True)
