@@ -4,7 +4,6 @@ support/pages/page.html is the page; it gets all that it shows as JSON.
 """
 
 import base64
-import functools
 import io
 import json
 import os
@@ -31,25 +30,19 @@ def pick_evenly(items, count):
     return [items[round(step)] for step in steps]
 
 
-@functools.lru_cache(maxsize=4 * MOST_GRIDS)  # a run that is watched has the same grids each time, and some more
-def encode_grid(path, modified):
-    """Returns a sample grid as WebP in base64, None if it cannot be read; `modified` is the file's time."""
-    whole = io.BytesIO()
-    try:
-        with Image.open(path) as picture:
-            picture.convert("L").save(whole, "WEBP", quality=QUALITY, method=0)
-    except (OSError, SyntaxError):  # Pillow raises the second if a PNG is broken
-        return None
-    return base64.b64encode(whole.getvalue()).decode()
-
-
 def read_grids(log_path, count):
-    """Returns [(batches done, path, picture or None if it cannot be read)] of up to `count` grids."""
-    grids = find_grids(os.path.join(run_folder(log_path), "images"))
-    return [
-        (batches, path, encode_grid(path, os.path.getmtime(path)))
-        for batches, path in pick_evenly(list(grids.items()), count)
-    ]
+    """Returns ([(batches done, WebP in base64)] of up to `count` sample grids, paths of those that cannot be read)."""
+    found = find_grids(os.path.join(run_folder(log_path), "images"))
+    grids, unreadable = [], []
+    for batches, path in pick_evenly(list(found.items()), count):
+        whole = io.BytesIO()
+        try:
+            with Image.open(path) as picture:
+                picture.convert("L").save(whole, "WEBP", quality=QUALITY, method=0)
+            grids.append((batches, base64.b64encode(whole.getvalue()).decode()))
+        except (OSError, SyntaxError):  # Pillow raises the second if a PNG is broken
+            unreadable.append(path)
+    return grids, unreadable
 
 
 def describe(name, log):
@@ -68,8 +61,7 @@ def describe(name, log):
         values = {**change.get("config", {}), **change.get("environment", {})}
         shown["changes"].append(f"{change['epoch']}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
     for part in ("epochs", "evaluations"):  # their numbers, and null for what could not be measured
-        rows = [{key: value for key, value in row.items() if value is None or is_number(value)} for row in log[part]]
-        shown[part] = rows
+        shown[part] = [{key: row[key] for key in row if row[key] is None or is_number(row[key])} for row in log[part]]
     return shown
 
 
@@ -98,9 +90,9 @@ def write_page(path, runs, largest=LARGEST_PAGE):
     """
     networks, grids, problems = {"generator": NOT_KEPT}, [], []
     for name, (log_path, _) in runs.items():
-        read = read_grids(log_path, max(1, MOST_GRIDS // len(runs)))
-        grids.append([(batches, picture) for batches, _, picture in read if picture])
-        problems += [f"{path} cannot be read as an image" for _, path, picture in read if not picture]
+        own, unreadable = read_grids(log_path, max(1, MOST_GRIDS // len(runs)))
+        grids.append(own)
+        problems += [f"{path} cannot be read as an image" for path in unreadable]
         if isinstance(networks["generator"], str):  # the page draws with the first generator that it can compute
             try:
                 networks = {"run": name, **read_networks(log_path)}
