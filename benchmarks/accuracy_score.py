@@ -10,7 +10,7 @@ training images. Its accuracy on the test images is printed after every epoch; t
 
 import numpy as np
 
-from benchmarks.common import add_generator, draw_seeded, load_generators
+from benchmarks.common import add_generator, draw_seeded
 from support.flags import Parser
 from support.idx import MNIST
 
@@ -24,9 +24,8 @@ def main():
 
     data = None
     if not opt.real:
-        (generator,) = load_generators(parser, [opt.generator])[0].values()
-        images, labels = draw_seeded(generator, MNIST.n_train)
-        data = images, labels.astype(np.int32)
+        drawn, labels = draw_seeded(parser, [opt.generator], MNIST.n_train)
+        data = *drawn.values(), labels.astype(np.int32)
     digit_classifier.train(data)
 
 

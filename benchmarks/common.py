@@ -29,27 +29,39 @@ def add_generator(parser, default=BEST_GENERATOR, nargs=None):
     parser.add_argument("--generator", type=file_for(check_generator), default=default, nargs=nargs, help=what)
 
 
-def load_generators(parser, paths):
-    """Returns ({path: trained generator}, the size of the images that they draw).
+def draw_seeded(parser, paths, n=MNIST.n_test):
+    """Returns {path: n digits, (n, 1, S, S), of the trained generator in it}, from the same noise, and their labels.
 
-    Ends the program if it differs, or if one does not fit the class in cgan.py.
+    Ends the program if a generator does not fit the class in cgan.py, or if their S differ.
     """
-    from cgan import load_generator  # not above: tables need no Jittor
-
-    try:
-        generators = {os.path.relpath(path): load_generator(path) for path in paths}
-    except Mismatch as error:
-        parser.error(f"argument --generator: {error}")
-    sizes = {generator.img_size for generator in generators.values()}
-    if len(sizes) > 1:
-        parser.error(f"argument --generator: all must draw images of one size, not of {sorted(sizes)}")
-    return generators, sizes.pop()
-
-
-def draw_seeded(generator, n=MNIST.n_test):
-    """Returns n digits of a generator, (n, 1, S, S), and their labels, (n,), always from the same noise."""
-    from cgan import generate
+    from cgan import generate, load_generator  # not above: flags are checked before Jittor compiles
     from support.evaluation import draw_digits
 
-    draw = partial(generate, generator)
-    return draw_digits(draw, np.random.default_rng(0), generator.latent_dim, MNIST.n_labels, n)
+    drawn = {}
+    for path in paths:
+        try:
+            generator = load_generator(path)
+        except Mismatch as error:
+            parser.error(f"argument --generator: {error}")
+        draw, rng = partial(generate, generator), np.random.default_rng(0)
+        drawn[os.path.relpath(path)], labels = draw_digits(draw, rng, generator.latent_dim, MNIST.n_labels, n)
+    sizes = {images.shape[-1] for images in drawn.values()}
+    if len(sizes) > 1:
+        parser.error(f"argument --generator: all must draw images of one size, not of {sorted(sizes)}")
+    return drawn, labels
+
+
+def real_and_drawn(parser, paths):
+    """Returns MNIST's training and test images, of the generators' size, and {path: 10,000 digits of its generator}."""
+    from support.mnist import load_mnist
+
+    drawn, _ = draw_seeded(parser, paths)
+    img_size = next(iter(drawn.values())).shape[-1]
+    return load_mnist(True, img_size).arrays()[0], load_mnist(False, img_size).arrays()[0], drawn
+
+
+def digit_features(images):
+    """Returns the digit classifier's features of images, (n, 128)."""
+    from support import digit_classifier
+
+    return digit_classifier.read_labels(digit_classifier.load(), images)[0]

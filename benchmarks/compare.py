@@ -26,7 +26,7 @@ import time
 from benchmarks.common import markdown
 from support.flags import Parser, command_line
 from support.saved.log import name_of, read_log
-from support.saved.paths import PROJECT, atomic_write, checkpoint_path, log_path
+from support.saved.paths import PROJECT, checkpoint_path, log_path
 
 EPOCHS, FEW_EPOCHS = 100, 10
 # With --ema, a run trains as without; a GPU is not for many runs at once
@@ -53,6 +53,10 @@ def planned():
     return [(name, {**SHARED, **flags, "seed": seed}) for name, flags, seed in planned]
 
 
+def kept_log(name, seed):
+    return os.path.join(LOGS, name, f"seed{seed}.json")
+
+
 def missing():
     """Returns the planned runs that have no kept log yet; seeds come in turn, so that every row fills up early."""
     runs = [(name, flags) for name, flags in planned() if not os.path.exists(kept_log(name, flags["seed"]))]
@@ -65,17 +69,8 @@ def words(name, flags):
     return program + command_line({f"--{flag}": value for flag, value in flags.items()})
 
 
-def kept_log(name, seed):
-    return os.path.join(LOGS, name, f"seed{seed}.json")
-
-
-def run_folder(name, flags, folder):
-    return os.path.join(folder, name, f"seed{flags['seed']}")
-
-
-def start(name, flags, folder):
+def start(name, flags, output_dir):
     """Starts one run on one core, from where it stopped; returns its process."""
-    output_dir = run_folder(name, flags, folder)
     command = [sys.executable, *words(name, {"output_dir": output_dir, **flags})]
     command += ["--resume"] if os.path.exists(checkpoint_path(output_dir)) else []
     os.makedirs(output_dir, exist_ok=True)
@@ -83,6 +78,32 @@ def start(name, flags, folder):
     with open(f"{output_dir}.txt", "a") as output:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+
+
+def train(runs, folder, cores):
+    """Trains runs to their ends, as many at once as there are cores, and keeps their logs.
+
+    If one fails, the others go on. Whatever ends the program stops the runs, which can be gone on with.
+    """
+    waiting, processes = list(runs), {}
+    try:
+        while waiting or processes:
+            while waiting and len(processes) < cores:
+                name, flags = waiting.pop(0)
+                output_dir = os.path.join(folder, name, f"seed{flags['seed']}")
+                processes[start(name, flags, output_dir)] = output_dir, kept_log(name, flags["seed"])
+            time.sleep(0.5)
+            for process in [process for process in processes if process.poll() is not None]:
+                output_dir, log = processes.pop(process)
+                if process.returncode:
+                    print(f"status {process.returncode}: {output_dir}.txt says why", file=sys.stderr, flush=True)
+                    continue
+                os.makedirs(os.path.dirname(log), exist_ok=True)
+                shutil.copyfile(log_path(output_dir), log)
+    finally:
+        for process in processes:
+            process.terminate()
+            process.wait()
 
 
 def flags_of(row):
@@ -93,38 +114,6 @@ def flags_of(row):
         flags["ema"] = SHARED["ema"]
     command = ["python", *words(name, flags)]
     return " ".join(command[2:] if flags and name != PLAIN else command).replace("=", " ")
-
-
-def keep_log(name, flags, folder):
-    os.makedirs(os.path.join(LOGS, name), exist_ok=True)
-    with open(log_path(run_folder(name, flags, folder)), "rb") as log:
-        atomic_write(kept_log(name, flags["seed"]), lambda file: shutil.copyfileobj(log, file))
-
-
-def train(runs, folder, cores):
-    """Trains runs to their ends, as many at once as there are cores, and keeps their logs.
-
-    Ends the program if one is refused. Whatever ends the program stops the runs, which can be gone on with.
-    """
-    waiting, processes = list(runs), {}
-    try:
-        while waiting or processes:
-            while waiting and len(processes) < cores:
-                run = waiting.pop(0)
-                processes[start(*run, folder)] = run
-            time.sleep(0.5)
-            for process in [process for process in processes if process.poll() is not None]:
-                run, status = processes.pop(process), process.returncode
-                if not status:
-                    keep_log(*run, folder)
-                    continue
-                print(f"status {status}: {run_folder(*run, folder)}.txt says why", file=sys.stderr, flush=True)
-                if status != 1:  # 1: it diverged, say; the others can go on
-                    sys.exit(status if status > 0 else 128 - status)
-    finally:
-        for process in processes:
-            process.terminate()
-            process.wait()
 
 
 def read_rows():
@@ -138,11 +127,10 @@ def read_rows():
         if not os.path.exists(path):
             continue
         log = read_log(path)
-        for flag, value in flags.items():
-            if log["config"].get(flag) != value:
-                sys.exit(f"{path}: {flag} must be {value}, but is {log['config'].get(flag)}")
-        if any("config" in change for change in log["changes"]):
-            sys.exit(f"{path}: a flag was changed on the way")
+        others = {flag for flag, value in flags.items() if log["config"].get(flag) != value}
+        others.update(*(change.get("config", ()) for change in log["changes"]))
+        if others:
+            sys.exit(f"{path} is of another {' and '.join(sorted(others))}")
         losses = {row["epoch"]: row for row in log["epochs"]}
         for scores in log["evaluations"]:
             epoch = scores["epoch"]
@@ -154,26 +142,21 @@ def read_rows():
     return rows
 
 
-def spread(values):
-    """Returns the standard deviation, which is not known of one value."""
-    return statistics.stdev(values) if len(values) > 1 else math.nan
-
-
 def verdict(values, others, higher_is_better):
     """Returns "better" or "worse" if the means differ by more than two standard errors, else ""."""
+    if higher_is_better is None or min(len(values), len(others)) < 2:
+        return ""
     difference = statistics.mean(values) - statistics.mean(others)
-    error = math.sqrt(spread(values) ** 2 / len(values) + spread(others) ** 2 / len(others))
-    if higher_is_better is None or not abs(difference) > 2 * error:
+    error = math.sqrt(sum(statistics.variance(seeds) / len(seeds) for seeds in (values, others)))
+    if abs(difference) <= 2 * error:
         return ""
     return "better" if (difference > 0) == higher_is_better else "worse"
 
 
 def cell(values, digits, judged=""):
     """Returns mean ± standard deviation, and a verdict on it."""
-    text = f"{statistics.mean(values):.{digits}f}"
-    if len(values) > 1:
-        text += f" ± {spread(values):.{digits}f}"
-    return f"{text} {judged}".rstrip()
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread} {judged}".rstrip()
 
 
 def table(rows, epoch):

@@ -9,23 +9,14 @@ PyTorch and JAX are in requirements-bench.txt. They want another NumPy than Jitt
     python3 -m venv peers && peers/bin/pip install -r requirements-bench.txt
     python -m benchmarks.epoch_time --peers peers/bin/python
 
-Without --peers their rows are left out. Every round runs, one after the other, each in a process of its own:
+Without --peers their rows are left out. docs/performance.md says what each row is. The floor moves once what Adam reads
+and writes, 7 arrays of all parameters.
 
-    plain               the report's loop as it is described, with jittor.nn, its images transformed as they are read
-    cgan                cgan.py itself
-    pytorch             the report's loop in PyTorch as people write it
-    pytorch tuned       fused Adam, the discriminator frozen in the generator's step, one discriminator pass
-    pytorch compiled    the same, with torch.compile
-    jax                 every step compiled as a whole
-    jax scan            an epoch in one compiled call; its losses are read when it has ended
-    floor               what a step cannot do without: its matrix products alone, each in the faster library (oneDNN
-                        in Jittor, numpy) and orientation, and moving once what Adam reads and writes (7 arrays of all
-                        parameters)
-
-PyTorch and JAX have their images in memory, transformed, as cgan.py does. An epoch is timed after one that is not
-counted, or after a part of one if nothing is compiled; cgan.py's includes log and checkpoint. Milliseconds a step: the
-epoch (cgan.py's without its checkpoint) less an epoch of reading batches only; JAX gathers its batches within a step.
-The machine's speed drifts, so only numbers of one round are compared: ratios are medians over the rounds.
+Every round runs all rows, one after the other, each in a process of its own. PyTorch and JAX have their images in
+memory, transformed, as cgan.py does. An epoch is timed after one that is not counted, or after a part of one if nothing
+is compiled; cgan.py's includes log and checkpoint. Milliseconds a step: the epoch (cgan.py's without its checkpoint)
+less an epoch of reading batches only; JAX gathers its batches within a step. The machine's speed drifts, so only
+numbers of one round are compared: ratios are medians over the rounds.
 """
 
 import argparse
@@ -44,6 +35,7 @@ from support.flags import whole_number
 SECONDS, STEP, SHARE = "s an epoch", "ms a step", "epoch to its steps"
 WARM_UP = 100  # batches
 PEERS = ["pytorch", "pytorch tuned", "pytorch compiled", "jax", "jax scan"]
+JITTOR_ROWS = [sys.executable, "-m", "benchmarks.jittor_rows"]
 CHANGES = ["images transformed once", "Adam in one operator", "layers in one operator"]
 
 
@@ -67,21 +59,17 @@ def measured(seconds, batches, whole_epoch=None):
     return {SECONDS: whole_epoch, STEP: 1000 * seconds_a_step, SHARE: whole_epoch / (n_batches * seconds_a_step)}
 
 
-def run_rounds(rows, n_rounds, peers):
-    """Returns [{row: what is measured of it}], a dictionary for each round."""
-    rounds, jittor_rows = [{} for _ in range(n_rounds)], [sys.executable, "-m", "benchmarks.jittor_rows"]
-    with tempfile.TemporaryDirectory() as folder:
-        experiment = os.path.join(folder, "experiment.npz")
-        if peers:
-            subprocess.run([*jittor_rows, "save", experiment], check=True)
-        for (i, results), row in itertools.product(enumerate(rounds), rows):
-            command = [peers, "-m", "benchmarks.peer_rows", row, experiment] if row in PEERS else [*jittor_rows, row]
-            # The floor's threads wait as without support/device.py: the libraries at their best
-            environment = {**({"GOMP_SPINCOUNT": "300000"} if row == "floor" else {}), **os.environ}
-            output = subprocess.check_output(command, text=True, env=environment)
-            results[row] = json.loads(output.splitlines()[-1])
-            print(f"round {i + 1}: {row} {results[row]}", file=sys.stderr, flush=True)
-    return rounds
+def run_row(row, peers, experiment):
+    """Returns what is measured of a row, in a process of its own."""
+    if row in PEERS:
+        command = [peers, "-m", "benchmarks.peer_rows", row, experiment]
+    else:
+        command = [*JITTOR_ROWS, row]
+    # The floor's threads wait as without support/device.py: the libraries at their best
+    environment = {**({"GOMP_SPINCOUNT": "300000"} if row == "floor" else {}), **os.environ}
+    output = subprocess.check_output(command, text=True, env=environment)
+    print(row, output.splitlines()[-1], file=sys.stderr, flush=True)
+    return json.loads(output.splitlines()[-1])
 
 
 def main():
@@ -92,10 +80,14 @@ def main():
     parser.add_argument("--peers", metavar="PYTHON", help="the Python that has PyTorch and JAX")
     opt = parser.parse_args()
     if opt.profile:
-        return subprocess.run([sys.executable, "-m", "benchmarks.jittor_rows", "profile"]).returncode
+        return subprocess.run([*JITTOR_ROWS, "profile"]).returncode
     changes = {str(i): name for i, name in enumerate(["plain loop", *(f"+ {change}" for change in CHANGES)])}
     rows = changes if opt.changes else ["plain", "cgan", *(PEERS if opt.peers else []), "floor"]
-    rounds = run_rounds(rows, opt.rounds, opt.peers)
+    with tempfile.TemporaryDirectory() as folder:
+        experiment = os.path.join(folder, "experiment.npz")
+        if opt.peers:
+            subprocess.run([*JITTOR_ROWS, "save", experiment], check=True)
+        rounds = [{row: run_row(row, opt.peers, experiment) for row in rows} for _ in range(opt.rounds)]
 
     def median(row, what):
         return statistics.median(results[row][what] for results in rounds)

@@ -17,13 +17,11 @@ from timeit import repeat
 import numpy as np
 
 import fid
-from benchmarks.common import add_generator, draw_seeded, load_generators, markdown
-from support import digit_classifier
+from benchmarks.common import add_generator, digit_features, markdown, real_and_drawn
 from support.flags import Parser
 from support.idx import MNIST
 from support.inception import load_inception
 from support.inception_weights import weights_file
-from support.mnist import load_mnist
 from support.saved.paths import BEST_GENERATOR, REFERENCE_GENERATOR
 
 DRAWS = 10
@@ -84,16 +82,12 @@ def main():
         print(f"{os.cpu_count()} cores\n\n{beside_sqrtm()}")
         return
     counts = (100, 1000) if opt.inception_weights and not opt.all else (100, 1000, MNIST.n_test)
-    generators, img_size = load_generators(parser, opt.generator)
+    features_of = digit_features
     if opt.inception_weights:
         features_of = partial(fid.inception_features, weights=load_inception(opt.inception_weights))
-    else:
-        classifier = digit_classifier.load()
-        features_of = lambda images: digit_classifier.read_labels(classifier, images)[0]  # noqa: E731
-    test, training = (load_mnist(train, img_size).arrays()[0] for train in (False, True))
-    sets = {"real": training, **{name: draw_seeded(generator)[0] for name, generator in generators.items()}}
+    training, test, drawn = real_and_drawn(parser, opt.generator)
     test = features_of(test[: counts[-1]])
-    sets = {name: features_of(images[: counts[-1]]) for name, images in sets.items()}
+    sets = {name: features_of(images[: counts[-1]]) for name, images in {"real": training, **drawn}.items()}
     rng, rows = np.random.default_rng(0), []
     for count in counts:
         rows.append([f"{count} and {count}"])

@@ -21,6 +21,8 @@ def pytorch(experiment, tuned=False, compiled=False):
     import torch
     from torch import nn
 
+    tuned = tuned or compiled
+
     class Network(nn.Module):
         def __init__(self, sizes, between, *last):
             super().__init__()
@@ -83,30 +85,28 @@ def jax(experiment, scan=False):
     import jax
     from jax import numpy as jnp
 
-    tree_map = jax.tree_util.tree_map
+    tree_map, rng = jax.tree_util.tree_map, np.random.default_rng(0)
 
-    def network(key, sizes, normalised):
-        key, *keys = jax.random.split(key, len(sizes))
+    def network(sizes, normalised):
         layers = []
-        for i, (key_layer, n_in, n_out) in enumerate(zip(keys, sizes, sizes[1:])):
-            weight = jax.random.uniform(key_layer, (n_in, n_out), minval=-(n_in**-0.5), maxval=n_in**-0.5)
-            layers.append({"weight": weight, "bias": jnp.zeros(n_out)})
-            if normalised and 1 <= i <= len(sizes) - 3:
-                layers[-1].update(scale=jnp.ones(n_out), shift=jnp.zeros(n_out))
-        return {"embedding": jax.random.normal(key, (10, 10)), "layers": layers}
+        for n_in, n_out in zip(sizes, sizes[1:]):
+            weight = rng.uniform(-(n_in**-0.5), n_in**-0.5, (n_in, n_out))
+            layers.append({"weight": jnp.float32(weight), "bias": jnp.zeros(n_out)})
+        for layer in layers[1:-1] if normalised else []:
+            layer.update(scale=jnp.ones_like(layer["bias"]), shift=jnp.zeros_like(layer["bias"]))
+        return {"embedding": jnp.float32(rng.normal(size=(10, 10))), "layers": layers}
 
-    def forward(network, x, labels, statistics=()):
-        """Returns the outputs, and the running statistics moved on."""
-        x = jnp.concatenate([x, network["embedding"][labels]], 1)
-        layers, statistics, moved = network["layers"], iter(statistics), []
-        for i, layer in enumerate(layers):
+    def forward(network, x, labels):
+        """Returns the outputs, and the mean and variance that each batch normalisation found."""
+        x, found = jnp.concatenate([x, network["embedding"][labels]], 1), []
+        for i, layer in enumerate(network["layers"]):
+            x = jax.nn.leaky_relu(x, 0.2) if i > 0 else x
             x = x @ layer["weight"] + layer["bias"]
             if "scale" in layer:
                 mean, var = x.mean(0), x.var(0)
-                moved.append([0.9 * old + 0.1 * new for old, new in zip(next(statistics), (mean, var))])
+                found.append((mean, var))
                 x = (x - mean) / jnp.sqrt(var + 0.8) * layer["scale"] + layer["shift"]
-            x = jax.nn.leaky_relu(x, 0.2) if i < len(layers) - 1 else x
-        return x, moved
+        return x, found
 
     def adam(network, gradients, moments, n_step):
         m = tree_map(lambda m, g: 0.5 * m + 0.5 * g, moments[0], gradients)
@@ -122,43 +122,40 @@ def jax(experiment, scan=False):
         gen_labels = jax.random.randint(key_labels, (len(batch),), 0, 10)
 
         def loss_g(generator):
-            gen_images, moved = forward(generator, noise, gen_labels, statistics)
+            gen_images, found = forward(generator, noise, gen_labels)
             gen_images = jnp.tanh(gen_images)
-            return ((forward(discriminator, gen_images, gen_labels)[0] - 1) ** 2).mean(), (gen_images, moved)
+            return ((forward(discriminator, gen_images, gen_labels)[0] - 1) ** 2).mean(), (gen_images, found)
 
         def loss_d(discriminator):
             both = jnp.concatenate([real_batch, gen_images])
             validity, _ = forward(discriminator, both, jnp.concatenate([labels, gen_labels]))
             return ((validity - jnp.repeat(jnp.float32([1, 0]), len(batch))[:, None]) ** 2).mean()
 
-        (g_loss, (gen_images, statistics)), gradients = jax.value_and_grad(loss_g, has_aux=True)(generator)
+        (g_loss, (gen_images, found)), gradients = jax.value_and_grad(loss_g, has_aux=True)(generator)
         d_loss, gradients_d = jax.value_and_grad(loss_d)(discriminator)
+        statistics = tree_map(lambda old, new: 0.9 * old + 0.1 * new, statistics, found)
         generator, moments_g = adam(generator, gradients, moments_g, n_step)
         discriminator, moments_d = adam(discriminator, gradients_d, moments_d, n_step)
         return (generator, statistics, moments_g, discriminator, moments_d, n_step + 1, key), (g_loss, d_loss)
 
     images, real_labels = jnp.asarray(experiment["images"]), jnp.asarray(experiment["labels"])
-    key, *keys = jax.random.split(jax.random.PRNGKey(0), 3)
-    names = "Generator", "Discriminator"
-    networks = [network(k, experiment[name].tolist(), name == "Generator") for k, name in zip(keys, names)]
-    statistics = [[jnp.zeros(n), jnp.ones(n)] for n in experiment["Generator"][2:-1].tolist()]
+    sizes = experiment["Generator"].tolist()
+    networks = network(sizes, True), network(experiment["Discriminator"].tolist(), False)
+    statistics = [(jnp.zeros(n), jnp.ones(n)) for n in sizes[2:-1]]
     moments = [tuple(tree_map(jnp.zeros_like, network) for _ in range(2)) for network in networks]
-    state = (networks[0], statistics, moments[0], networks[1], moments[1], jnp.float32(1), key)
+    state = networks[0], statistics, moments[0], networks[1], moments[1], jnp.float32(1), jax.random.PRNGKey(0)
 
     @functools.partial(jax.jit, donate_argnums=2)
     def steps(images, real_labels, state, batches):
         return jax.lax.scan(functools.partial(step, images, real_labels), state, batches)
 
     def batches():
-        order = np.random.permutation(len(images))
-        yield from (order[start : start + 64] for start in range(0, len(order), 64))
+        return np.split(np.random.permutation(len(images)), range(64, len(images), 64))
 
     def train(batches):
         nonlocal state
-        groups = [batch[None] for batch in batches]
-        if scan:
-            groups = [np.concatenate([group for group in groups if group.shape[1] == 64]), groups[-1]]
-        for group in groups:
+        *full, last = batches
+        for group in [np.stack(full), last[None]] if scan else [batch[None] for batch in (*full, last)]:
             state, losses = steps(images, real_labels, state, group)
             np.asarray(losses)
 
@@ -167,10 +164,9 @@ def jax(experiment, scan=False):
 
 def main():
     (framework, *ways), path = sys.argv[1].split(), sys.argv[2]
-    flags = {"tuned": {"tuned": True}, "compiled": {"tuned": True, "compiled": True}, "scan": {"scan": True}}
-    with np.load(path) as file:
-        experiment = dict(file)
-    print(json.dumps({"pytorch": pytorch, "jax": jax}[framework](experiment, **flags[ways[0]] if ways else {})))
+    with np.load(path) as experiment:
+        row = {"pytorch": pytorch, "jax": jax}[framework]
+        print(json.dumps(row(dict(experiment), **dict.fromkeys(ways, True))))
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ A table stands between <!-- NAME --> and <!-- end of NAME -->; TABLES says what 
 
 import os
 import re
+from pathlib import Path
 
 from benchmarks import compare
 from benchmarks.common import markdown
 from support.saved.log import name_of, read_log
-from support.saved.paths import PROJECT, atomic_write
+from support.saved.paths import PROJECT
 
 REFERENCE_LOG = os.path.join(PROJECT, "results", "reference", "log.json")
 PAGES = ["README.md", "README.zh-CN.md", os.path.join("docs", "results.md")]
@@ -47,7 +48,6 @@ def fill_configurations(table):
 
 
 def plain_table(_):
-    """Returns the Markdown table of cgan.py beside the plain loop."""
     rows = compare.read_rows()
     return compare.table({name: rows[name] for name in (compare.REPORT, compare.PLAIN)}, compare.FEW_EPOCHS)
 
@@ -68,12 +68,10 @@ def written(text):
 
 def main():
     for page in PAGES:
-        path = os.path.join(PROJECT, page)
-        with open(path, encoding="utf-8", newline="") as file:
-            text = file.read()
-        new = written(text)
-        if new != text:
-            atomic_write(path, lambda file, new=new: file.write(new.encode()))
+        path = Path(PROJECT, page)
+        text = path.read_bytes().decode()
+        if written(text) != text:
+            path.write_bytes(written(text).encode())
             print(f"wrote {page}")
 
 

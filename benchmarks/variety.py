@@ -11,7 +11,7 @@ generated digits, each above its nearest training image.
 
 import numpy as np
 
-from benchmarks.common import add_generator, draw_seeded, load_generators, markdown
+from benchmarks.common import add_generator, digit_features, markdown, real_and_drawn
 from support.flags import Parser
 from support.idx import MNIST
 from support.saved.paths import BEST_GENERATOR
@@ -72,18 +72,9 @@ def main():
     add_generator(parser, nargs="+", default=[BEST_GENERATOR])
     parser.add_argument("--picture", help="where to draw the first one's digits above their nearest training images")
     opt = parser.parse_args()
-    from support import digit_classifier  # not above: flags are checked before Jittor compiles
-    from support.mnist import load_mnist
-    from support.pages import pictures
-
-    generators, img_size = load_generators(parser, opt.generator)
-    drawn = {name: draw_seeded(generator)[0] for name, generator in generators.items()}
-    classifier = digit_classifier.load()
-    training, test = (load_mnist(train, img_size).arrays()[0] for train in (True, False))
-    of_training, of_test, *of_generated = (
-        digit_classifier.read_labels(classifier, images)[0] for images in (training, test, *drawn.values())
-    )
-    of_drawn = dict(zip(drawn, of_generated))
+    training, test, drawn = real_and_drawn(parser, opt.generator)
+    of_training, of_test = digit_features(training), digit_features(test)
+    of_drawn = {name: digit_features(images) for name, images in drawn.items()}
 
     # Neither of these sets holds the others, though the generator was trained on them
     seen, unseen = of_training[: MNIST.n_test], of_training[MNIST.n_test : 2 * MNIST.n_test]
@@ -95,6 +86,8 @@ def main():
         rows.append([name, *(f"{np.median(nearest(features, near)[1]):.2f}" for near in (seen, of_test))])
     print(markdown(["median distance", "to 10,000 training images", "to the 10,000 test images"], rows))
     if opt.picture:
+        from support.pages import pictures
+
         first = next(iter(drawn))
         pairs = np.concatenate([drawn[first][:SHOWN], training[nearest(of_drawn[first][:SHOWN], of_training)[0]]])
         pictures.save_picture(opt.picture, pictures.lay_out([[0] * SHOWN] * 2, pairs))

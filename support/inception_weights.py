@@ -137,7 +137,7 @@ def sha256(path):
 
 def needed_arrays(weights):
     """Returns those of {name: array} that compute the features, as float32; raises ValueError on what is wrong."""
-    check(isinstance(weights, dict), "it holds no named arrays; older files: torch.save(torch.load(FILE), FILE)")
+    check(isinstance(weights, dict), "no named arrays; from torch < 1.6? torch.save(torch.load(FILE), FILE) renews it")
     needed = {}
     for name, shape in SHAPES.items():
         optional = name.startswith(OPTIONAL)

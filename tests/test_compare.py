@@ -1,6 +1,5 @@
 """The comparison of configurations: which runs it takes, and what it calls better."""
 
-import contextlib
 import fcntl
 import json
 import signal
@@ -67,23 +66,19 @@ def test_a_log_of_other_flags_is_refused(logs):
     path = logs[0] / "lr_d" / "seed0.json"
     log = json.loads(path.read_text())
     path.write_text(json.dumps({**log, "changes": [{"epoch": 2, "config": {"lr_d": 0.0003}}]}))
-    with pytest.raises(SystemExit, match=r"seed0.json: a flag was changed on the way"):
+    with pytest.raises(SystemExit, match=r"seed0.json is of another lr_d$"):
         compare.read_rows()
-    path.write_text(json.dumps({**log, "config": {**log["config"], "lr_d": 0.0003}}))
-    with pytest.raises(SystemExit, match=r"seed0.json: lr_d must be 0.00015, but is 0.0003"):
+    path.write_text(json.dumps({**log, "config": {**log["config"], "lr_d": 0.0003, "seed": 9}}))
+    with pytest.raises(SystemExit, match=r"seed0.json is of another lr_d and seed$"):
         compare.read_rows()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("status, begun, ends", [(1, 3, None), (2, 1, "2"), (-9, 1, "137")])
-def test_a_run_that_diverges_lets_the_others_go_on(monkeypatch, tmp_path, status, begun, ends):
-    """One that is refused or killed does not."""
-    ending = f"exit {status}" if status > 0 else f"kill {status} $$"  # as in kill -9
+def test_a_run_that_fails_lets_the_others_go_on(monkeypatch, tmp_path):
     runs = []
-    monkeypatch.setattr(compare, "start", lambda *run: runs.append(run) or subprocess.Popen(["sh", "-c", ending]))
-    with contextlib.nullcontext() if ends is None else pytest.raises(SystemExit, match=f"^{ends}$"):
-        compare.train([("report", {"seed": seed}) for seed in range(3)], str(tmp_path), cores=1)
-    assert len(runs) == begun
+    monkeypatch.setattr(compare, "start", lambda *run: runs.append(run) or subprocess.Popen(["sh", "-c", "exit 1"]))
+    compare.train([("report", {"seed": seed}) for seed in range(3)], str(tmp_path), cores=1)
+    assert len(runs) == 3
 
 
 def compare_anew(folder):
