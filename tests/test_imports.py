@@ -13,15 +13,30 @@ from conftest import ENVIRONMENT, ROOT, read_log, run
 from support import device, patches
 from support.device import jt as jittor
 
-MODULES = ["cgan", "fid", "plot_curves", *(f"support.{path.stem}" for path in (ROOT / "support").glob("[a-z]*.py"))]
+FILES = [path.relative_to(ROOT) for folder in ("support", "benchmarks") for path in (ROOT / folder).rglob("[a-z]*.py")]
+MODULES = ["cgan", "fid", "plot_curves", *(".".join(path.with_suffix("").parts) for path in FILES)]
+NEED_JITTOR = ("device", "mnist", "evaluation", "digit_classifier", "inception", "fast", "runs.run")
+ORDER = ["saved", "pages", "runs"]  # of folders in support/: each imports from itself and from those before it
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_import_has_no_side_effect(tmp_path, module):
-    """No output, no file in the working folder, the command line unread."""
-    process = run("-B", "-c", f"import {module}", "--n_epochs", "x", cwd=tmp_path, PYTHONPATH=str(ROOT))
-    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
+    """No output, no file in the working folder, the command line unread; Jittor only where it is needed."""
+    code = f"import sys, {module}; sys.exit(3 if 'jittor' in sys.modules else 4)"
+    process = run("-B", "-c", code, "--n_epochs", "x", cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert (process.stdout, process.stderr) == ("", "") and process.returncode in (3, 4)
     assert not list(tmp_path.iterdir())
+    if module.startswith("support."):
+        assert (process.returncode == 3) == f"{module}.".startswith(tuple(f"support.{name}." for name in NEED_JITTOR))
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] == "support"], ids=str)
+def test_arrows_go_down(path):
+    """Nothing in support/ imports a script; runs stand on pages, pages on saved."""
+    imported = re.findall(r"^ *(?:from|import) ([\w.]+)", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
+    assert not {"cgan", "fid", "plot_curves", "benchmarks"} & {name.split(".")[0] for name in imported}
+    above = ORDER[ORDER.index(path.parts[1]) + 1 :] if path.parts[1] in ORDER else []
+    assert not [name for name in imported if name.startswith(tuple(f"support.{folder}." for folder in above))]
 
 
 @pytest.mark.slow
@@ -66,13 +81,10 @@ def test_a_cuda_that_fails_costs_no_cpu_run(monkeypatch, tmp_path):
     assert "running on the CPU" in process.stderr and process.stderr.count("\n") == 1
 
 
-def test_missing_compiler_is_one_sentence(tmp_path):
+def test_a_missing_compiler_or_header_is_one_sentence(monkeypatch, tmp_path):
     process = run("-c", "import support.device", PATH=str(tmp_path), JITTOR_HOME=str(tmp_path))
     assert process.returncode == 1 and process.stderr.count("\n") == 1
     assert "C++ compiler" in process.stderr and device.PREREQUISITES in process.stderr
-
-
-def test_missing_headers_are_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr(device.sysconfig, "get_path", lambda name: str(tmp_path))
     with pytest.raises(SystemExit, match=f"headers of Python 3.{sys.version_info.minor}.*apt install"):
         device.check_compiler()
@@ -102,63 +114,28 @@ def test_first_run_says_that_kernels_are_compiled(tmp_path):
 
 
 def test_a_jittor_that_compiles_itself_anew_asks_for_another_run():
-    """Jittor ends the program with status 0 and no word on the terminal where its settings have changed."""
+    """Jittor ends the program with status 0 and no word on the terminal if its settings have changed."""
     process = run("-c", f"{STOP}def jittor(): raise SystemExit(0)\nimport support.device")
     assert process.returncode == 1 and process.stderr.count("\n") == 1
     assert "run the same command again" in process.stderr
 
 
-@pytest.mark.parametrize("helps", [True, False], ids=["the second start works", "no start works"])
-@pytest.mark.parametrize("orig_argv", [True, False], ids=["Python 3.10 and later", "before"])
-@pytest.mark.parametrize("script", [["cgan.py"], ["-m", "support.digit_classifier"]], ids=["script", "module"])
-def test_the_projects_scripts_start_a_second_time_by_themselves(tmp_path, script, orig_argv, helps):
-    """With the same arguments, and only once."""
-    starts = tmp_path / "starts"
-    (tmp_path / "sitecustomize.py").write_text(
-        f"{STOP}def jittor():\n"
-        f"    with open({str(starts)!r}, 'a') as file: file.write(' '.join(sys.argv[1:]) + '\\n')\n"
-        f"    if {helps} and len(open({str(starts)!r}).readlines()) == 2: os._exit(0)\n"
-        f"    raise SystemExit(0)\n"
-        f"if not {orig_argv}: vars(sys).pop('orig_argv', None)\n"
-    )
-    args = ["--output_dir", str(tmp_path / "a b")] if script == ["cgan.py"] else []
-    process = run(*script, *args, PYTHONPATH=str(tmp_path))
-    assert starts.read_text() == 2 * (" ".join(args) + "\n")
-    if helps:
-        assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
-    else:
-        assert process.returncode == 1 and process.stderr.count("\n") == 1
-        assert "run the same command again" in process.stderr
-
-
-def test_jittors_cache_is_this_projects_own():
+def test_jittors_cache_is_this_projects_own_and_mpi_is_for_mpirun():
     """A plain Jittor program has other settings: in one cache, each would compile Jittor anew after the other."""
-    cache = "os.path.basename(sys.modules['jittor_utils'].cache_path)"
-    assert re.search(r"\bcgan\d*$", import_until_jittor(cache).stderr)
+    report = "os.path.basename(sys.modules['jittor_utils'].cache_path) + ' ' + os.environ['use_mpi']"
+    assert re.search(r"\bcgan\d* 0$", import_until_jittor(report, use_mpi="1").stderr)
+    assert re.search(r"\bcgan\d* 1$", import_until_jittor(report, use_mpi="0", OMPI_COMM_WORLD_SIZE="2").stderr)
 
 
-def test_jittors_mpi_support_is_left_out_where_no_mpirun_is():
-    assert import_until_jittor("os.environ['use_mpi']", use_mpi="1").stderr.endswith("0")
-    assert import_until_jittor("os.environ['use_mpi']", use_mpi="0", OMPI_COMM_WORLD_SIZE="2").stderr.endswith("1")
-
-
-def test_an_unwritable_home_is_one_sentence(monkeypatch, tmp_path):
-    """Files in the place of folders, as root may write to every folder."""
+def test_a_home_that_jittor_cannot_use_is_one_sentence(monkeypatch, tmp_path):
+    """Files in the place of folders, as root may write to every folder; or a space in the path."""
     home, writable = tmp_path / "home", tmp_path / "writable"
     home.write_text("")
     monkeypatch.delitem(ENVIRONMENT, "JITTOR_HOME", raising=False)
-    for env in ({"HOME": str(home)}, {"HOME": str(writable), "JITTOR_HOME": str(home)}):
-        process = run("-c", "import support.device", **env)
+    for env in ({"HOME": home}, {"HOME": writable, "JITTOR_HOME": home}, {"JITTOR_HOME": tmp_path / "my cache"}):
+        process = run("-c", "import support.device", **{name: str(path) for name, path in env.items()})
         assert process.returncode == 1 and process.stderr.count("\n") == 1, process.stderr
-        assert process.stderr.startswith(str(home)) and "set JITTOR_HOME" in process.stderr
-    process = import_until_jittor("os.environ['HOME']", HOME=str(home), JITTOR_HOME=str(writable))
-    assert process.returncode == 0 and process.stderr.endswith(str(writable))
-
-
-def test_a_cache_whose_path_has_a_space_is_one_sentence(tmp_path):
-    process = run("-c", "import support.device", HOME=str(tmp_path), JITTOR_HOME=str(tmp_path / "my cache"))
-    assert process.returncode == 1 and process.stderr.count("\n") == 1
-    assert process.stderr.startswith(str(tmp_path / "my cache")) and "set JITTOR_HOME" in process.stderr
+        assert process.stderr.startswith(str([*env.values()][-1])) and "JITTOR_HOME" in process.stderr
 
 
 @pytest.mark.parametrize("version", [(3, 7), (3, 14), (4, 0)])
@@ -199,7 +176,7 @@ def test_a_virtual_environment_whose_path_has_a_space(monkeypatch, tmp_path):
 
 
 def test_headers_are_precompiled_for_the_first_run_only(monkeypatch, tmp_path):
-    """Where Jittor compiles itself; the commands are the same later, or it would compile itself anew."""
+    """The commands are the same later, or Jittor would compile itself anew."""
     monkeypatch.setattr(patches, "SHARED_HEADERS", ["small.h"])
     (tmp_path / "small.h").write_text("inline int answer() { return 42; }\n")
     core, precompiled = tmp_path / "jittor_core.so", tmp_path / "shared.h.gch"

@@ -12,41 +12,30 @@ def seed():
     jt.set_global_seed(0)
 
 
-def shapes(network):
-    return {name: tuple(value.shape) for name, value in network.state_dict().items()}
+def shapes(linears, norms=()):
+    """Returns {parameter: shape} of a network with these linear layers, {number: (n_out, n_in)}."""
+    found = {"label_embedding.weight": (10, 10)}
+    for i, shape in linears.items():
+        found.update({f"model.{i}.weight": shape, f"model.{i}.bias": shape[:1]})
+    for i in norms:
+        names = ("weight", "bias", "running_mean", "running_var")
+        found.update({f"model.{i}.{name}": linears[i - 1][:1] for name in names})
+    return found
 
 
-def test_generator_has_the_reports_shapes():
-    assert shapes(Generator(100, 10, 32)) == {
-        "label_embedding.weight": (10, 10),
-        "model.0.weight": (128, 110),
-        "model.0.bias": (128,),
-        "model.2.weight": (256, 128),
-        "model.2.bias": (256,),
-        **{f"model.3.{name}": (256,) for name in ("weight", "bias", "running_mean", "running_var")},
-        "model.5.weight": (512, 256),
-        "model.5.bias": (512,),
-        **{f"model.6.{name}": (512,) for name in ("weight", "bias", "running_mean", "running_var")},
-        "model.8.weight": (1024, 512),
-        "model.8.bias": (1024,),
-        **{f"model.9.{name}": (1024,) for name in ("weight", "bias", "running_mean", "running_var")},
-        "model.11.weight": (1024, 1024),
-        "model.11.bias": (1024,),
-    }
-
-
-def test_discriminator_has_the_reports_shapes():
-    assert shapes(Discriminator(10, 32, 512)) == {
-        "label_embedding.weight": (10, 10),
-        "model.0.weight": (512, 1034),
-        "model.0.bias": (512,),
-        "model.2.weight": (512, 512),
-        "model.2.bias": (512,),
-        "model.5.weight": (512, 512),
-        "model.5.bias": (512,),
-        "model.8.weight": (1, 512),
-        "model.8.bias": (1,),
-    }
+@pytest.mark.parametrize(
+    "network, expected",
+    [
+        (
+            lambda: Generator(100, 10, 32),
+            shapes({0: (128, 110), 2: (256, 128), 5: (512, 256), 8: (1024, 512), 11: (1024, 1024)}, norms=(3, 6, 9)),
+        ),
+        (lambda: Discriminator(10, 32, 512), shapes({0: (512, 1034), 2: (512, 512), 5: (512, 512), 8: (1, 512)})),
+    ],
+    ids=["generator", "discriminator"],
+)
+def test_networks_have_the_reports_shapes(network, expected):
+    assert {name: tuple(value.shape) for name, value in network().state_dict().items()} == expected
 
 
 def test_layers_stand_in_the_reports_order():

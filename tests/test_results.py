@@ -14,10 +14,10 @@ from scipy import stats
 
 import cgan
 from benchmarks import compare, tables
-from support import digit_classifier, evaluation
-from support.saved.log import read_log
-from support.mnist import load_mnist
+from support import evaluation
 from support.runs.run import describe_processor
+from support.saved.checkpoint import read_generator
+from support.saved.log import read_log
 
 READMES, RESULTS = ["README.md", "README.zh-CN.md"], ROOT / "docs" / "results.md"
 GRIDS = ["0", "1000", "2000", "91000", "92000", "93000"]
@@ -33,7 +33,7 @@ def log(name):
 
 @pytest.mark.parametrize("page", tables.PAGES)
 def test_tables_have_not_drifted_from_the_logs(page):
-    """Where this fails, `python -m benchmarks.tables` mends it."""
+    """If this fails, `python -m benchmarks.tables` mends it."""
     text = (ROOT / page).read_text(encoding="utf-8")
     assert tables.written(text) == text
 
@@ -85,17 +85,17 @@ def test_what_is_said_of_the_seeds():
     rows = compare.read_rows()
     text = RESULTS.read_text(encoding="utf-8").partition("## The report's questions")[2]
     text = " ".join(text.partition("## What the report's FID")[0].split())
-    averaged = compare.REPORT + compare.AVERAGED
-    for row, epoch, figure in (
-        *((compare.REPORT, 100, figure) for figure in compare.FIGURES),
+    ema = compare.REPORT + compare.EMA
+    for row, epoch, metric in (
+        *((compare.REPORT, 100, metric) for metric in compare.METRICS),
         *((compare.REPORT, epoch, "digit_fid") for epoch in (20, 40, 50)),
         (compare.REPORT, 40, "label_accuracy"),
-        *((averaged, epoch, "digit_fid") for epoch in (20, 30, 40, 100)),
-        *(("lr_d", 100, figure) for figure in ("label_accuracy", "digit_fid")),
+        *((ema, epoch, "digit_fid") for epoch in (20, 30, 40, 100)),
+        *(("lr_d", 100, metric) for metric in ("label_accuracy", "digit_fid")),
         ("dropout", 100, "digit_fid"),
-        *(("two_rates" + compare.AVERAGED, epoch, "digit_fid") for epoch in (60, 100)),
+        *(("two_rates" + compare.EMA, epoch, "digit_fid") for epoch in (60, 100)),
     ):
-        assert compare.cell(rows[row][epoch][figure], compare.FIGURES[figure][1]) in text
+        assert compare.cell(rows[row][epoch][metric], compare.METRICS[metric][0]) in text
 
 
 @pytest.mark.slow
@@ -127,15 +127,17 @@ def test_the_first_epoch_is_trained_again(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", GENERATORS)
 def test_the_committed_generators_score_what_their_logs_say(folder):
-    generator = cgan.load_generator(ROOT / "results" / folder / "generator.npz")
-    draw = partial(cgan.generate, generator)
-    images, labels = evaluation.draw_digits(draw, np.random.default_rng(5), generator.latent_dim, 10)
-    classifier = digit_classifier.load()
-    test_features, _ = digit_classifier.read_digits(classifier, load_mnist(train=False).arrays()[0])
-    scores = evaluation.score_digits(images, labels, classifier, test_features)
+    path = ROOT / "results" / folder / "generator.npz"
+    config, _, data = read_generator(path)
     last = log(GENERATORS[folder])["evaluations"][-1]
+    opt = cgan.flag_parser().parse_args([], config)
+    evaluate = evaluation.Evaluation(cgan.load_data(opt, train=False), opt, cgan.generate, cgan.fid, cgan.REAL_ABOVE)
+    assert data == evaluate.facts.sha256
+    evaluate.load()
+    draw, rng = partial(cgan.generate, cgan.load_generator(path)), np.random.default_rng(5)
+    scores = evaluate.label_scores(*evaluation.draw_digits(draw, rng, opt.latent_dim, 10, 10000))
     assert scores["label_accuracy"] >= 0.985 and min(scores["class_accuracy"]) >= 0.95
-    assert abs(scores["label_accuracy"] - last["label_accuracy"]) < 0.005  # other noise, weights of 8 bits
+    assert abs(scores["label_accuracy"] - last["label_accuracy"]) < 0.005  # other noise, weights in float16
     assert abs(scores["digit_fid"] / last["digit_fid"] - 1) < 0.1
 
 

@@ -1,7 +1,7 @@
 """Layers of jittor.nn that are slow or wrong on a CPU.
 
-FusedSequential is jittor.nn.Sequential with several inputs, which it concatenates. It runs the linear layers in it, each
-with the normalisation and the activation behind it, as one operator (layers.h); on a GPU Jittor's own layers run. Tanh is
+FusedSequential is jittor.nn.Sequential with several inputs, which it concatenates. It runs linear layers, each with the
+normalisation and the activation behind it, as one operator (layers.h); on a GPU Jittor's own layers run. Tanh is
 jittor.nn.Tanh with a gradient that is right everywhere. Both have the same parameters and compute the same numbers.
 """
 
@@ -31,7 +31,7 @@ class Stack:
     """Linear layers with what follows each as operators: inputs (N, any), side by side -> (N, n_out).
 
     groups: [(Linear, BatchNorm in training mode or None, LeakyReLU, Tanh or None)]; widths: the inputs'.
-    Where an input or a parameter is of another shape or type, the layers themselves compute.
+    If an input or a parameter is of another shape or type, the layers themselves compute.
     """
 
     def __init__(self, groups, widths):
