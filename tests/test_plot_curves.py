@@ -9,28 +9,22 @@ from PIL import Image
 
 import plot_curves
 from plot_curves import join_seeds, short_names
-from support.saved.log import read_log as read_checked
 
 
 def drawn(folder):
-    """Returns {file name: share of pixels that are not white}."""
-    shares = {}
+    """Returns the names of the PNGs, none of which is blank."""
     for path in folder.glob("*.png"):
         with Image.open(path) as image:
-            gray = image.convert("L")
-            shares[path.name] = sum(gray.histogram()[:250]) / (gray.width * gray.height)
-            assert gray.width >= 1000
-    return shares
+            assert image.width >= 1000 and sum(image.convert("L").histogram()[:250]) > 0.01 * image.width * image.height
+    return {path.name for path in folder.glob("*.png")}
 
 
 def draw(logs, folder):
     """Writes logs as read_log returns them and draws their curves with the script; returns what it printed."""
-    paths = []
     for name, log in logs.items():
-        os.makedirs(os.path.join(folder, name), exist_ok=True)
-        paths.append(os.path.join(folder, name, "log.json"))
-        with open(paths[-1], "w") as file:
-            json.dump(log, file)
+        (folder / name).mkdir(exist_ok=True)
+        (folder / name / "log.json").write_text(json.dumps(log))
+    paths = [folder / name / "log.json" for name in logs]
     process = run("plot_curves.py", *paths, "--output_dir", folder / "curves", DISPLAY="", MPLBACKEND="TkAgg")
     assert process.returncode == 0 and not process.stderr, process.stderr
     return process.stdout
@@ -44,27 +38,24 @@ def small(epochs=({"d_loss": 1, "g_loss": 1},), evaluations=({"fid": None},), **
 
 def test_curves_of_a_real_run_alone_and_beside_one_without_fid(finished_run, tmp_path):
     log = read_log(finished_run[0])
-    draw({"run": log}, tmp_path)
-    with Image.open(tmp_path / "curves" / "loss.png") as one:
-        height = one.height
-    shares = drawn(tmp_path / "curves")
-    assert set(shares) == {"loss.png", "fid.png"} and min(shares.values()) > 0.01
-    draw({"run": log, "other": {**log, "evaluations": [{"epoch": 1, "fid": None}]}}, tmp_path)
-    with Image.open(tmp_path / "curves" / "loss.png") as two:
-        assert two.height == 2 * height  # a panel for each loss
+    for logs in ({"run": log}, {"run": log, "other": {**log, "evaluations": [{"epoch": 1, "fid": None}]}}):
+        draw(logs, tmp_path)
+        assert drawn(tmp_path / "curves") == {"loss.png", "fid.png"}
+        with Image.open(tmp_path / "curves" / "loss.png") as image:
+            assert image.height == 675 * len(logs)  # of two runs, a panel for each loss
     one_row = {name: rows[:1] if isinstance(rows, list) else rows for name, rows in log.items()}
     (tmp_path / "curves" / "fid.png").unlink()
     draw({"run": one_row}, tmp_path)
-    assert set(drawn(tmp_path / "curves")) == {"loss.png", "fid.png"}
+    assert drawn(tmp_path / "curves") == {"loss.png", "fid.png"}
 
 
 def test_why_there_is_no_fid_is_said(tmp_path):
     assert "no FID in the log (Inception's weights were not available)" in draw({"run": small()}, tmp_path)
     said = draw({"run": small(evaluations=[])}, tmp_path)
     assert "not available" not in said and "no epoch is evaluated" in said
-    assert set(drawn(tmp_path / "curves")) == {"loss.png"}
+    assert drawn(tmp_path / "curves") == {"loss.png"}
     said = draw({"run": small(evaluations=[{"sharpness": 3}])}, tmp_path)  # of somebody who has no use for an FID
-    assert "no FID" not in said and set(drawn(tmp_path / "curves")) == {"loss.png", "fid.png"}
+    assert "no FID" not in said and drawn(tmp_path / "curves") == {"loss.png", "fid.png"}
 
 
 def test_runs_are_named_by_what_tells_their_paths_apart():
@@ -80,15 +71,14 @@ def test_runs_are_named_by_what_tells_their_paths_apart():
 
 
 def test_a_path_that_is_not_utf_8(tmp_path):
-    folders = [os.path.join(os.fsencode(tmp_path), name) for name in (b"caf\xe9", b"other")]
+    folders = [os.fsdecode(os.path.join(os.fsencode(tmp_path), name)) for name in (b"caf\xe9", b"other")]
     for folder in folders:
         os.makedirs(folder)
-        with open(os.path.join(folder, b"log.json"), "w") as file:
+        with open(os.path.join(folder, "log.json"), "w") as file:
             json.dump(small(), file)
-    logs = [os.fsdecode(os.path.join(folder, b"log.json")) for folder in folders]
-    process = run("plot_curves.py", *logs, PYTHONUTF8="1")
+    process = run("plot_curves.py", *(os.path.join(folder, "log.json") for folder in folders), PYTHONUTF8="1")
     assert process.returncode == 0, process.stderr
-    assert os.path.exists(os.path.join(folders[0], b"run.html"))
+    assert os.path.exists(os.path.join(folders[0], "run.html"))
 
 
 @pytest.fixture
@@ -96,10 +86,8 @@ def figures(monkeypatch):
     """The figures that were drawn in this process."""
     from matplotlib.figure import Figure
 
-    kept, save = [], Figure.savefig
-    monkeypatch.setattr(
-        Figure, "savefig", lambda figure, *args, **more: kept.append(figure) or save(figure, *args, **more)
-    )
+    kept, savefig = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *to, **more: kept.append(self) or savefig(self, *to, **more))
     return kept
 
 
@@ -108,7 +96,7 @@ def test_the_legend_shows_names_as_they_are(figures, tmp_path):
     plot_curves.plot_curves(dict.fromkeys(names, small(evaluations=[{"fid": 3}])), str(tmp_path))
     for axes in (*figures[0].axes, *figures[1].axes):
         assert legend(axes) == [name.replace("$", r"\$") for name in names]
-    assert set(drawn(tmp_path)) == {"loss.png", "fid.png"}
+    assert drawn(tmp_path) == {"loss.png", "fid.png"}
 
 
 def legend(axes):
@@ -155,27 +143,17 @@ def test_the_last_batchs_losses_lie_thinly_behind_the_means(finished_run, figure
     assert "last" not in figures[-2].axes[0].get_ylabel()
 
 
-ROW = '{"epochs": [{"epoch": 1, "d_loss": 1%s}], "evaluations": [%s]%s}'
-
-
 @pytest.mark.parametrize(
-    "text, what",
+    "change, what",
     [
-        ('{"epochs": [', "no JSON"),
-        (ROW % (f', "g_loss": 1{"0" * 400}', "", ""), "g_loss of epoch 1"),
-        (ROW % ("", '{"epoch": 2, "fid": 1e400}', ""), "fid of epoch 2"),
-        (ROW % ("", '{"epoch": 1.5}', ""), "evaluations"),
-        (ROW % ("", '{"epoch": 2}, {"epoch": 2}', ""), "evaluations"),
-        (ROW % ("", "", ', "changes": [1]'), "changes"),
-        ('{"epochs": 1}', "epochs"),
+        ({"evaluations": [{"fid": 10**400}]}, "fid of epoch 1"),
+        ({"evaluations": [{"epoch": 2}, {"epoch": 2}]}, "evaluations"),
+        ({"changes": [1]}, "changes"),
     ],
 )
-def test_a_log_that_cannot_be_drawn(tmp_path, text, what):
-    (tmp_path / "log.json").write_text(text)
-    with pytest.raises(ValueError, match="log.json.*" + what):
-        read_checked(str(tmp_path / "log.json"))
-    if what == "no JSON":
-        refused(tmp_path, ROOT / "plot_curves.py", tmp_path / "log.json", names=["log.json", what])
+def test_a_log_that_cannot_be_drawn(tmp_path, change, what):
+    (tmp_path / "log.json").write_text(json.dumps(small(**change)))
+    refused(tmp_path, ROOT / "plot_curves.py", "log.json", names=["log.json", what])
 
 
 @pytest.mark.parametrize(

@@ -131,8 +131,5 @@ def pack_within(name, network, room):
     """Returns what read_networks found of a network, packed into `room` bytes, or a reason."""
     if isinstance(network, str):
         return network
-    for levels in LEVELS[name]:
-        packed = pack(*network, levels)
-        if len(json.dumps(packed)) <= room:
-            return packed
-    return "it does not fit into the page"
+    packed = (pack(*network, levels) for levels in LEVELS[name])
+    return next((found for found in packed if len(json.dumps(found)) <= room), "it does not fit into the page")
