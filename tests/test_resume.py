@@ -270,7 +270,7 @@ def test_bad_checkpoints(saved, refuses, name):
 @pytest.mark.parametrize(
     "name, value, what",
     [
-        ("optimizer_D/0/values/3", None, "optimizers in cgan.py: optimizer_D/0/values/3 has None, not (512, 512)"),
+        ("optimizer_D/Adam/0/values/3", None, "optimizers in cgan.py: optimizer_D/Adam/0/values/3 has None, not (512, 512)"),
         ("optimizer_G/step", None, "optimizers in cgan.py: optimizer_G/step has None, not ()"),
         ("generator/model.0.weight", np.zeros((128, 50)), "Generator in cgan.py: model.0.weight has (128, 50), not"),
         ("discriminator/x", np.zeros(3), "Discriminator in cgan.py: x has (3,), not None"),
@@ -294,7 +294,7 @@ def test_another_optimizer_is_refused_in_one_line(saved):
     script.write_text(re.sub(r"= Adam\((.*), betas=.*", r"= nn.RMSprop(\1)", source))
     process = run(script, "--resume", cwd=saved.parent.parent, PYTHONPATH=str(ROOT))
     assert process.returncode == 2 and process.stderr.count("\n") == 1, process.stderr
-    assert "results/checkpoint.npz does not fit the optimizers in cgan.py: optimizer_G/0/m/0" in process.stderr
+    assert "results/checkpoint.npz does not fit the optimizers in cgan.py: optimizer_G/Adam/0/m/0" in process.stderr
 
 
 READERS = {

@@ -29,7 +29,7 @@ from support.pages.networks import page_layers
 from support.pages.page import write_page
 from support.runs.resume import goes_on_in_place
 from support.saved import checkpoint
-from support.saved.log import read_log, run_name, save_log
+from support.saved.log import NOT_DRAWN, read_log, run_name, save_log
 from support.saved.paths import PROJECT, clear_run, grid_path, log_path, make_folders, page_path
 
 PROGRESS_INTERVAL = 50  # batches between two lines of progress (report: every 50 batches)
@@ -185,7 +185,9 @@ class Run:
         Each one's mean over the epoch and its last value are logged and drawn, whatever its name.
         Raises FloatingPointError if one is not finite.
         """
-        batch = len(self.recorded)
+        batch, taken = len(self.recorded), values.keys() & set(NOT_DRAWN)
+        if taken:
+            raise ValueError(f"{', '.join(taken)}: the log has a number of this name already")
         values = {name: float(value.item() if isinstance(value, jt.Var) else value) for name, value in values.items()}
         self.recorded.append(values)
         for name, value in values.items():

@@ -29,11 +29,12 @@ def weights_of(networks):
 
 
 def moments_of(optimizers):
-    """Returns {'<optimizer>/<group>/<list>/<i>': Var} of {name: jittor optimizer}: every list of Vars beside a group's
-    parameters, such as Adam's first and second moments, m and values.
+    """Returns {'<optimizer>/<class>/<group>/<list>/<i>': Var} of {name: jittor optimizer}.
+
+    Those are all lists of Vars beside a group's parameters, such as Adam's first and second moments, m and values.
     """
     return {
-        f"{name}/{i}/{key}/{j}": var
+        f"{name}/{type(optimizer).__name__}/{i}/{key}/{j}": var
         for name, optimizer in optimizers.items()
         for i, group in enumerate(optimizer.param_groups)
         for key, moments in group.items()
