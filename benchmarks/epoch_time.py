@@ -107,7 +107,7 @@ def main():
     print(markdown(["", SECONDS, STEP, "cgan.py's epoch to this", "its step to this"], body))
     products, adam = median("floor", "products"), median("floor", "adam")
     print(f"\nfloor: products {products:.1f} ms, moving Adam's arrays {adam:.1f} ms")
-    print(f"cgan.py's epoch, with loader, progress bar and checkpoint, to its steps: {median('cgan', SHARE):.2f}")
+    print(f"cgan.py's epoch, with loader and checkpoint, to its steps: {median('cgan', SHARE):.2f}")
     return 0
 
 
