@@ -18,7 +18,6 @@ from support import flags
 from support.inception_weights import weights_file
 from support.mpi import refuse
 from support.runs import process, resume
-from support.saved.classifier import read_classifier
 
 
 # ---------------------------------------------------------------- flags
@@ -40,9 +39,9 @@ def flag_parser():
     flag("--ema", type=flags.decay_rate, fixed=True, help="draw with a running average of the weights, such as 0.999")
     flag("--sample_interval", type=whole(1), default=1000, help="batches between two sample grids")
     flag("--fid_interval", type=whole(1), default=10, help="epochs between two evaluations; the last is always one")
-    flag("--fid_samples", type=whole(2), default=100, help="how many real and how many generated images each FID compares")
+    flag("--fid_samples", type=whole(2), default=100, help="real images, and generated ones, that each FID compares")
     flag("--inception_weights", type=weights_file, help="Inception-v3's, or original (default: Jittor's)")
-    flag("--classifier", type=flags.file_for(read_classifier), help="a classifier trained on --data_root's images, for their scores")
+    flag("--classifier", type=resume.classifier_file, help="what scores other images than MNIST's: docs/metrics.md")
     flag("--data_root", help="folder with the four MNIST-format .gz files (default: Jittor's own MNIST)")
     flag("--seed", type=whole(0), default=0, fixed=True, help="the same seed gives the same run")
     flag("--max_batches", type=whole(1), fixed=True, help="end every epoch after so many batches (default: all)")

@@ -17,8 +17,8 @@ from support import idx
 from support.device import jt, nn
 from support.flags import Parser
 from support.mnist import load_mnist
-from support.saved.classifier import WEIGHTS, read_classifier
 from support.saved.checkpoint import read_generator
+from support.saved.classifier import WEIGHTS, read_classifier
 from support.saved.paths import atomic_write
 
 IMG_SIZE = 32

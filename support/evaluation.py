@@ -73,8 +73,8 @@ class Evaluation:
             self.test_features, _ = digit_classifier.read_labels(self.classifier, self.test_images)
         else:
             print(
-                "Label FID and label accuracy are left out, as these images are not MNIST's digits: "
-                "python -m support.digit_classifier --data_root DIR --output FILE trains a classifier for --classifier FILE."
+                "Label FID and label accuracy are left out, as these images are not MNIST's digits: python -m "
+                "support.digit_classifier --data_root DIR --output FILE trains a classifier for --classifier FILE."
             )
         self.loaded = True
 

@@ -51,7 +51,7 @@ def test_a_recipe_trains_resumes_and_draws(tmp_path, number, capsys):
             flags += ["--n_epochs", str(n), "--output_dir", str(tmp_path / folder)]
             variant.train(variant.parse_flags(flags))
     logs = [read_log(tmp_path / folder) for folder in ("straight", "resumed")]
-    straight, resumed = (read_npz(tmp_path / folder / "results" / "checkpoint.npz") for folder in ("straight", "resumed"))
+    straight, resumed = (read_npz(tmp_path / name / "results" / "checkpoint.npz") for name in ("straight", "resumed"))
     for name, value in straight.items():
         if name != "log":
             np.testing.assert_array_equal(value, resumed[name], err_msg=name)

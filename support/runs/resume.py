@@ -7,11 +7,14 @@ import tempfile
 import numpy as np
 
 from support import idx
+from support.flags import file_for
 from support.mpi import PROCESSES
 from support.pages.pictures import labels_of
 from support.saved.checkpoint import latest, read_checkpoint, read_generator
 from support.saved.classifier import read_classifier
 from support.saved.paths import BEST_GENERATOR, FOLDERS, checkpoint_path
+
+classifier_file = file_for(read_classifier)  # an argparse type
 
 
 def read_flags(parser, argv=None):

@@ -120,7 +120,7 @@ def read_arrays(path):
 
 
 def latest(log, part):
-    """Returns a log's "config" or "environment" as it is at the end: what its "changes" say above what it began with."""
+    """Returns a log's "config" or "environment" as it is at the end, its "changes" applied."""
     held = dict(log[part])
     for change in log.get("changes", ()):
         held.update(change.get(part, {}))
