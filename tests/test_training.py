@@ -353,7 +353,7 @@ def test_checkpoint_holds_both_networks_and_both_optimizers(finished_run):
             assert checkpoint[f"{kind}/{name}"].shape == tuple(value.shape)
         assert checkpoint[f"{optimizer}/step"] == 120
         for moment in ("m", "values"):
-            moments = [name for name in checkpoint if name.startswith(f"{optimizer}/0/{moment}/")]
+            moments = [name for name in checkpoint if name.startswith(f"{optimizer}/Adam/0/{moment}/")]
             assert len(moments) == len(networks[kind].parameters())
     assert checkpoint["epoch"] == 2
     assert json.loads(str(checkpoint["log"])) == read_log(finished_run[0])

@@ -167,7 +167,7 @@ def read_generator(path):
 
 def check_same(kind, found, expected, path):
     """Raises Mismatch, which names `path`, if {name: shape} of a file are not those expected."""
-    for name in {**expected, **found}:
+    for name in {**found, **expected}:
         if found.get(name) != expected.get(name):
             what = f"{name} has {found.get(name)}, not {expected.get(name)}"
             raise Mismatch(f"{path} does not fit the {kind} in cgan.py: {what}")
