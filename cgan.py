@@ -1,7 +1,7 @@
 """Trains a conditional GAN (Mirza & Osindero 2014) that draws MNIST digits on command.
 
     python cgan.py --n_epochs 100           the whole experiment, in the current folder
-    python cgan.py --max_batches 50 --n_epochs 2 --output_dir /tmp/trial        a quick look
+    python cgan.py --n_epochs 2 --max_batches 50 --sample_interval 50 --output_dir trial        a quick look
     python cgan.py --digits 31415926        draw these digits with a trained generator, as images/digits.png
     python cgan.py --resume                 go on with a run that was interrupted
     python cgan.py --help                   all flags
@@ -250,7 +250,7 @@ def load_generator(path):
     Raises ValueError if there is none, Mismatch if it does not fit the class above.
     """
     config, weights, _ = read_generator(path)
-    generator = make_generator(flag_parser().parse_args([], config))
+    generator = make_generator(flag_parser().with_defaults(config))
     load_weights(generator, weights, path)
     return generator
 

@@ -37,12 +37,12 @@ def scored(rows, name):
 def join_seeds(logs):
     """Returns {name: log} with the runs that differ in nothing but their seed as one, named by the folder they share.
 
-    Its rows hold, for the epochs that all have, the mean of every number, and <name>_low and <name>_high.
+    Its rows hold, for the epochs that all have, the mean of every number, and <name>/low and <name>/high.
     """
     groups = {}
     for name, log in logs.items():
         config = {key: value for key, value in log["config"].items() if key != "seed"}
-        same = json.dumps([config, log["changes"]], sort_keys=True)
+        same = json.dumps([config, log["environment"].get("code"), log["changes"]], sort_keys=True)
         groups.setdefault(same if "seed" in log["config"] else name, []).append(name)
     joined = {}
     for names in groups.values():
@@ -67,8 +67,13 @@ def join(tables):
             values = [row.get(name) for row in same]
             if all(map(is_number, values)):
                 low, high = min(values), max(values)
-                row.update({name: sum(values) / len(values), f"{name}_low": low, f"{name}_high": high})
+                row.update({name: sum(values) / len(values), f"{name}/low": low, f"{name}/high": high})
     return joined
+
+
+def plain(text):
+    """Returns a text as matplotlib shows it: a path need not be UTF-8, and $ begins no formula."""
+    return text.encode(errors="backslashreplace").decode().replace("$", r"\$")
 
 
 def draw(path, panels, xlabel):
@@ -86,17 +91,19 @@ def draw(path, panels, xlabel):
     figure = Figure(figsize=(7, 4.5 * len(panels)), dpi=150, constrained_layout=True)
     grid = figure.subplots(len(panels), squeeze=False)
     for axes, (ylabel, curves) in zip(grid[:, 0], panels.items()):
-        lines = []
+        lines, explained = [], False
         for rows, key, _, i in curves:
             colour, marker = f"C{i}", "o" if len(rows) <= 20 else None  # a single point would not be seen without
             xs, ys = [row["epoch"] for row in rows], [row[key] for row in rows]
             lines += axes.plot(xs, ys, color=colour, linestyle=STYLES[i % 4], marker=marker, markersize=4)
-            low, high = ([row.get(f"{key}_{end}", math.nan) for row in rows] for end in ("low", "high"))
+            low, high = ([row.get(f"{key}/{end}", math.nan) for row in rows] for end in ("low", "high"))
             axes.fill_between(xs, low, high, color=colour, alpha=0.2, linewidth=0)  # of several seeds
             last = scored(rows, f"{key}_last")  # of the epoch's last batch, as the report collects it
             axes.plot([row["epoch"] for row in last], [row[f"{key}_last"] for row in last], color=colour, **THIN)
+            explained = explained or bool(last)
         axes.set_xlabel(xlabel)
-        axes.set_ylabel(ylabel)
+        gap = "\n" if len(ylabel) > 30 else " "  # a long label takes two lines
+        axes.set_ylabel(plain(ylabel) + f"{gap}(thin: its last batch)" * explained)
         values = [[row[key] for row in rows] for rows, key, *_ in curves]
         spans = [(min(curve), max(curve)) for curve in values] + [(min(map(max, values)), max(map(max, values)))]
         lowest = min(map(min, values))
@@ -112,8 +119,7 @@ def draw(path, panels, xlabel):
         axes.grid(alpha=0.3)
         legend = axes.legend(lines, ["?"] * len(lines))
         for text, (_, _, label, _) in zip(legend.get_texts(), curves):
-            label = label.encode(errors="backslashreplace").decode()  # a path need not be UTF-8
-            text.set_text(label.replace("$", r"\$"))  # not as the line's label, where _ at the start hides it
+            text.set_text(plain(label))  # not as the line's label, where _ at the start hides it
     atomic_write(path, lambda file: figure.savefig(file, format="png"))
     print(f"wrote {path}")
 
@@ -126,15 +132,15 @@ def plot_curves(logs, output_dir):
     os.makedirs(output_dir, exist_ok=True)
     logs = {name: {**log, "evaluations": list(map(with_own, log["evaluations"]))} for name, log in logs.items()}
     losses, scores = (recorded([row for log in logs.values() for row in log[part]]) for part in PARTS)
+    fids = {row.get("fid", 0) for log in logs.values() for row in log["evaluations"]}
     n_runs, logs = len(logs), join_seeds(logs)
     several = len(logs) > 1
-    thin = any(scored(log["epochs"], f"{key}_last") for key in losses for log in logs.values())
     curves = []  # (file, panel, label in the legend of a single run, part of the log, key)
     for key in losses:
         label, panel = name_of(key)[0], f"{name_of(key)[0]}, mean of the epoch"
         if not several and panel_of(key) == "loss":  # one panel; of several runs, they could not be told apart
             label, panel = label.replace(" loss", ""), "mean loss of the epoch"
-        curves.append(("loss.png", panel + " (thin: its last batch)" * thin, label, "epochs", key))
+        curves.append(("loss.png", panel, label, "epochs", key))
     for key in scores:
         if key in FIDS or key not in NAMES:
             label, better = name_of(key)[0], " (lower is better)" * key.endswith(FIDS)
@@ -150,7 +156,6 @@ def plot_curves(logs, output_dir):
     for file, panels in figures.items():
         if panels:
             draw(os.path.join(output_dir, file), panels, "epoch" + joined)
-    fids = {row.get("fid", 0) for log in logs.values() for row in log["evaluations"]}
     if not fids:
         print("no FID in the log: no epoch is evaluated yet")
     elif fids == {None}:

@@ -53,7 +53,7 @@ class Evaluation:
 
     dataset: the test set, a support.mnist.TransformedMNIST; opt: cgan.py's flags; draw: (generator, noise, labels) ->
     images, as an array; fid: the module fid.py; real_above: the validity above which the discriminator takes an image
-    for a real one.
+    for a real one, None if its loss knows no such border.
     Networks and the test images' features are loaded when first needed, and then once.
     """
 
@@ -87,8 +87,9 @@ class Evaluation:
         if not self.loaded:
             self.load()
         scores, images, labels = self.score(networks.get("ema", networks["generator"]), epoch)
-        scores["d_accuracy_real"] = self.is_real(networks["discriminator"], self.test_images, self.test_labels)
-        scores["d_accuracy_generated"] = 1 - self.is_real(networks["discriminator"], images, labels)
+        if self.real_above is not None:
+            scores["d_accuracy_real"] = self.is_real(networks["discriminator"], self.test_images, self.test_labels)
+            scores["d_accuracy_generated"] = 1 - self.is_real(networks["discriminator"], images, labels)
         if "ema" in networks:
             scores["generator"], *_ = self.score(networks["generator"], epoch)
         return scores

@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import sys
 
 from support.mpi import refuse
 
@@ -27,22 +26,37 @@ class Parser(argparse.ArgumentParser):
         action.fixed, action.recorded = fixed, recorded and action.dest != "help"
         return action
 
-    def parse_args(self, argv=None, config=()):
+    def parse_args(self, argv=None, config=None):
         """Returns the flags of `argv`, by default the command line's, above those of `config`, a run's {flag: value}.
 
         Beside the flags, `config` on the result is {flag: value} of what makes a run what it is. A flag of the given
-        `config` that this parser does not know is passed over.
+        `config` that this parser does not know is passed over; one that argv replaces is not even looked at, as a file
+        that it names may be gone.
         """
         flags = {action.dest: action for action in self._actions if action.recorded and action.option_strings}
-        argv = sys.argv[1:] if argv is None else list(argv)
-        if config:  # what argv says itself is not even looked at: a file that it replaces may be gone
-            given = vars(super().parse_args(argv, argparse.Namespace(**dict.fromkeys(flags))))
-            config = {dest: value for dest, value in config.items() if dest in flags and given[dest] is None}
-        switches = argparse.Namespace(**{dest: config[dest] for dest in config if flags[dest].nargs == 0})
-        words = command_line({flags[dest].option_strings[0]: config[dest] for dest in config if dest not in switches})
-        opt = super().parse_args(words + argv, switches)
+        held = {dest: value for dest, value in (config or {}).items() if dest in flags and value is not None}
+        for dest in held:
+            flags[dest].required = False
+        opt = super().parse_args(argv, argparse.Namespace(**dict.fromkeys(held)))
+        for dest, value in held.items():
+            if getattr(opt, dest) is None:
+                setattr(opt, dest, self.checked(flags[dest], value))
         opt.config = {dest: getattr(opt, dest) for dest in flags}
         return opt
+
+    def checked(self, action, value):
+        """Returns a flag's value as it was saved, text and numbers checked as if they were typed."""
+        try:
+            if type(value) in (str, int, float) and action.nargs != 0:
+                value = self._get_value(action, str(value))
+                self._check_value(action, value)
+        except argparse.ArgumentError as error:
+            self.error(str(error))
+        return value
+
+    def with_defaults(self, config):
+        """Returns the flags of `config`, a run's {flag: value}, above this parser's defaults; nothing is checked."""
+        return argparse.Namespace(**{**{action.dest: action.default for action in self._actions}, **config})
 
     def fixed(self):
         """Returns the names of the flags that cannot change within a run."""

@@ -1,7 +1,9 @@
 """Bad input: one line that names what is wrong, status 2, at once, and nothing written."""
 
+import json
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,15 +59,21 @@ def test_flags_of_every_kind_are_resumed():
     parser.add_argument("--zero", default=0.5, type=float)
     parser.add_argument("--on", action="store_true")
     parser.add_argument("--off", action="store_false", dest="bias")
+    parser.add_argument("--norm", type=lambda text: text == "yes", default=True)
+    parser.add_argument("--commas", type=lambda text: [int(word) for word in text.split(",")], default=[1])
+    parser.add_argument("--twice", action="append", type=float)
+    parser.add_argument("--range", nargs=2, type=float, default=[-1e-5, 1.0])
+    parser.add_argument("--needed", required=True, type=Path)
     parser.add_argument("--start", recorded=False)
     assert "(default: 1.5)" in parser.format_help() and "(default: [128, 256])" in parser.format_help()
-    words = "--plain 2 --loss hinge --widths 3 -4 --text=--on --zero 0 --on --off --start x".split()
+    words = "--plain 2 --loss hinge --widths 3 -4 --text=--on --zero 0 --on --off --start x --norm no".split()
+    words += "--commas 2,3 --twice -1 --twice 2 --needed a/b".split()
     first = parser.parse_args(words)
     assert vars(first).pop("start") == "x" and "start" not in first.config
-    again = parser.parse_args([], {**first.config, "unknown": 5, "start": "y"})
+    saved = json.loads(json.dumps(first.config, default=str))  # as a checkpoint holds it
+    again = parser.parse_args([], {**saved, "unknown": 5, "start": "y"})
     assert again.config == first.config and again.start is None
-    assert parser.parse_args([], parser.parse_args([]).config).config == parser.parse_args([]).config
-    above = parser.parse_args(["--widths", "5", "--loss", "mse"], first.config)
+    above = parser.parse_args(["--widths", "5", "--loss", "mse"], saved)
     assert (above.widths, above.loss, above.plain, above.bias) == ([5], "mse", 2, False)
     assert parser.fixed() == ["widths"]
 

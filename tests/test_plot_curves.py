@@ -33,7 +33,7 @@ def draw(logs, folder):
 def small(epochs=({"d_loss": 1, "g_loss": 1},), evaluations=({"fid": None},), **more):
     """Returns a log whose rows count as epochs 1, 2 ..."""
     rows = [[{"epoch": i, **row} for i, row in enumerate(part, 1)] for part in (epochs, evaluations)]
-    return {"epochs": rows[0], "evaluations": rows[1], "config": {}, "changes": [], **more}
+    return {"epochs": rows[0], "evaluations": rows[1], "config": {}, "environment": {}, "changes": [], **more}
 
 
 def test_curves_of_a_real_run_alone_and_beside_one_without_fid(finished_run, tmp_path):
@@ -182,10 +182,10 @@ def test_runs_that_differ_in_their_seed_are_one_curve(finished_run, figures, tmp
     joined = join_seeds(logs)
     assert list(joined) == ["lone", "a (2 seeds)", "again"] and joined["lone"] is lone
     row, d_loss = joined["a (2 seeds)"]["epochs"][1], log["epochs"][1]["d_loss"]
-    assert (row["epoch"], row["d_loss_low"], row["d_loss_high"]) == (2, d_loss, d_loss + 0.5)
+    assert (row["epoch"], row["d_loss/low"], row["d_loss/high"]) == (2, d_loss, d_loss + 0.5)
     assert row["d_loss"] == pytest.approx(d_loss + 0.25)
     for row in joined["a (2 seeds)"]["evaluations"]:
-        assert row["digit_fid"] == row["digit_fid_low"] > 0
+        assert row["digit_fid"] == row["digit_fid/low"] > 0
     plot_curves.plot_curves(logs, str(tmp_path))
     axes = figures[0].axes[0]
     assert "band" in axes.get_xlabel() and len(axes.collections) == 3

@@ -102,9 +102,9 @@ def test_what_is_said_of_the_seeds():
 def test_the_first_epoch_is_trained_again(tmp_path):
     """To the bits of reference/first_epoch.json, on a processor of the kind that is named there.
 
-    One of another kind adds in another order, which moves an epoch's losses as another seed does; so do other versions
-    of the code, by which the compared runs were trained. The losses lie where the next seed's would: Student's prediction interval, left once in 10,000 times, with the
-    spread of the seeds over all configurations.
+    One of another kind adds in another order, which moves an epoch's losses as another seed does; so does the code of
+    the compared runs, which is older. So the losses lie where the next seed's would: Student's prediction interval,
+    left once in 10,000 times, with the spread of the seeds over all configurations.
     """
     configurations = {}
     for path in COMPARED:
@@ -130,7 +130,7 @@ def test_the_committed_generators_score_what_their_logs_say(folder):
     path = ROOT / "results" / folder / "generator.npz"
     config, _, data = read_generator(path)
     last = log(GENERATORS[folder])["evaluations"][-1]
-    opt = cgan.flag_parser().parse_args([], config)
+    opt = cgan.flag_parser().with_defaults(config)
     evaluate = evaluation.Evaluation(cgan.load_data(opt, train=False), opt, cgan.generate, cgan.fid, cgan.REAL_ABOVE)
     assert data == evaluate.facts.sha256
     evaluate.load()

@@ -294,7 +294,7 @@ def test_another_optimizer_is_refused_in_one_line(saved):
     script.write_text(re.sub(r"= Adam\((.*), betas=.*", r"= nn.RMSprop(\1)", source))
     process = run(script, "--resume", cwd=saved.parent.parent, PYTHONPATH=str(ROOT))
     assert process.returncode == 2 and process.stderr.count("\n") == 1, process.stderr
-    assert "results/checkpoint.npz does not fit the optimizers in cgan.py: optimizer_G/Adam/0/values/0" in process.stderr
+    assert "checkpoint.npz does not fit the optimizers in cgan.py: optimizer_G/Adam/0/values/0" in process.stderr
 
 
 READERS = {

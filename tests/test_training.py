@@ -23,6 +23,7 @@ import cgan
 from support import evaluation
 from support.device import jt
 from support.runs import run as run_module
+from support.runs.run import Run
 from support.saved.paths import BEST_GENERATOR
 
 
@@ -158,6 +159,34 @@ def test_everything_that_is_recorded_is_logged_whatever_its_name(monkeypatch, tm
     assert json.loads(str(read_npz(tmp_path / "results" / "checkpoint.npz")["log"])) == read_log(tmp_path)
     output = capsys.readouterr().out
     assert "[Sharpness: 2.0000]" in output and "[a: 0.5]" in output
+
+
+def test_several_calls_a_batch_and_an_evaluation_add_up(monkeypatch, tmp_path):
+    """Grids follow the batches, not the calls; the log's own names are refused at once."""
+    record, log_scores = Run.record, Run.log_scores
+
+    def record_twice(run, **values):
+        record(run, **values)
+        record(run, twice=2.0)
+        for name in ("epoch", "d_loss_last"):
+            with pytest.raises(ValueError, match=name):
+                record(run, **{name: 1.0})
+
+    def log_twice(run, scores):
+        log_scores(run, scores)
+        log_scores(run, {"weights": np.ones(2, np.float32)})
+        with pytest.raises(ValueError, match="epoch"):
+            log_scores(run, {"epoch": 1})
+
+    monkeypatch.setattr(Run, "record", record_twice)
+    monkeypatch.setattr(Run, "log_scores", log_twice)
+    monkeypatch.setattr(cgan, "REAL_ABOVE", None)  # a loss without a border between real and generated
+    log = train(tmp_path, "--n_epochs", 2, "--max_batches", 5, "--sample_interval", 2)
+    assert sorted(int(path.stem) for path in (tmp_path / "images").iterdir()) == [0, 2, 4, 6, 8]
+    assert [row["twice"] for row in log["epochs"]] == [2, 2]
+    (evaluation_row,) = log["evaluations"]
+    assert evaluation_row["weights"] == [1, 1] and evaluation_row["label_accuracy"] >= 0
+    assert "d_accuracy_real" not in evaluation_row
 
 
 def test_any_number_that_is_not_finite_ends_the_run(monkeypatch, tmp_path):

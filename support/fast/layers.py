@@ -199,7 +199,10 @@ class StackGradient(jt.Function):
         """The gradient of a gradient, as a gradient penalty asks for it, comes from Jittor's own operators."""
         function = self.function
         if [var.id for var in function.originals] != function.ids:
-            raise RuntimeError("a gradient of a gradient must be taken before an optimizer's step changes the weights")
+            raise RuntimeError(
+                "a gradient of a gradient must be taken before an optimizer's step changes the weights; "
+                "jittor.nn.Sequential takes it afterwards too"
+            )
         # Copies: what follows leads back to no other use of them
         dy, *variables = (var.clone() for var in (self.dy, *function.originals))
         y = function.stack.by_operators(variables)
@@ -261,11 +264,11 @@ def find_stacks(layers, widths):
 
 
 KINDS = (nn.Linear, nn.BatchNorm1d, nn.LeakyReLU, nn.Dropout, Tanh)
-HOOKS = {"__fhook__", "__fhook2__", "__bihook__", "__bohook__"}
+HOOKS = {"execute", "__fhook__", "__fhook2__", "__bihook__", "__bohook__"}
 
 
 def is_known(layer, kind):
-    """Returns whether a layer is of this kind, and nothing is hooked to it or frozen in it alone."""
+    """Returns whether a layer is of this kind, and nothing is hooked to it, replaced or frozen in it alone."""
     return type(layer) is kind and not HOOKS & vars(layer).keys() and getattr(layer, "_requires_grad", True)
 
 

@@ -29,7 +29,7 @@ from support.pages.networks import page_layers
 from support.pages.page import write_page
 from support.runs.resume import goes_on_in_place
 from support.saved import checkpoint
-from support.saved.log import NOT_DRAWN, read_log, run_name, save_log
+from support.saved.log import NOT_DRAWN, is_number, read_log, run_name, save_log
 from support.saved.paths import PROJECT, clear_run, grid_path, log_path, make_folders, page_path
 
 PROGRESS_INTERVAL = 50  # batches between two lines of progress (report: every 50 batches)
@@ -62,6 +62,9 @@ def describe_code():
         with open(os.path.join(PROJECT, "cgan.py"), "rb") as file:
             return f"cgan.py {hashlib.sha256(file.read()).hexdigest()[:12]}"
     changes = output_of("git", "diff", "HEAD", "--", "*.py", "*.h")
+    for name in output_of("git", "ls-files", "--others", "--exclude-standard", "--", "*.py", "*.h").split(b"\n")[:-1]:
+        with open(os.path.join(os.fsencode(PROJECT), name), "rb") as file:  # such as a my_cgan.py beside cgan.py
+            changes += name + file.read()
     return commit.decode().strip() + (f", changed ({hashlib.sha256(changes).hexdigest()[:12]})" if changes else "")
 
 
@@ -82,11 +85,15 @@ def describe_environment():
 
 
 def plain(value):
-    """Returns a score as JSON can hold it: a number of NumPy or Jittor as Python's own, None if it is not finite."""
+    """Returns a score as JSON can hold it: Python's own numbers, and None for one that is not finite."""
     if isinstance(value, dict):
         return {name: plain(part) for name, part in value.items()}
-    value = value.item() if hasattr(value, "item") else value
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+    if isinstance(value, jt.Var):
+        value = value.item() if value.numel() == 1 else value.numpy()
+    value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    return None if isinstance(value, float) and not is_number(value) else value
 
 
 def changed(before, now):
@@ -159,7 +166,9 @@ class Run:
             leave=False,
             disable=None if self.first_process else True,  # None: no bar if the output goes to a file
         )
-        yield from self.bar
+        for batch in self.bar:
+            self.recorded.append({})
+            yield batch
         checkpoint.check_finite(checkpoint.weights_of(self.networks), self.epoch)
         names = list(dict.fromkeys(name for batch in self.recorded for name in batch))
         recorded = [[batch[name] for batch in self.recorded if name in batch] for name in names]
@@ -176,27 +185,26 @@ class Run:
 
     @property
     def batches_done(self):
-        """The number of batches before the one that was recorded last, counted over all epochs from 0 (report)."""
+        """The number of batches before this one, counted over all epochs from 0 (report)."""
         return (self.epoch - 1) * self.n_batches + len(self.recorded) - 1
 
     def record(self, **values):
         """Takes a batch's numbers, such as d_loss=d_loss: Jittor Vars or floats; not every batch need have all of them.
 
-        Each one's mean over the epoch and its last value are logged and drawn, whatever its name.
-        Raises FloatingPointError if one is not finite.
+        Each one's mean over the epoch and its last value are logged and drawn, whatever its name, except those that the
+        log uses itself. Raises FloatingPointError if one is not finite.
         """
-        batch, taken = len(self.recorded), values.keys() & set(NOT_DRAWN)
-        if taken:
-            raise ValueError(f"{', '.join(taken)}: the log has a number of this name already")
-        values = {name: float(value.item() if isinstance(value, jt.Var) else value) for name, value in values.items()}
-        self.recorded.append(values)
+        batch, recorded = len(self.recorded) - 1, self.recorded[-1]
         for name, value in values.items():
-            if not np.isfinite(value):
+            if name in NOT_DRAWN or name.endswith("_last"):
+                raise ValueError(f"{name}: the log has a number of this name already")
+            recorded[name] = float(value.item() if isinstance(value, jt.Var) else value)
+            if not is_number(recorded[name]):
                 raise FloatingPointError(f"epoch {self.epoch}, batch {batch}: {name} is not finite")
-        shown = [f"{name[:1].upper()}{name[1:].replace('_', ' ')}: {value:.4f}" for name, value in values.items()]
-        self.bar.set_postfix_str(", ".join(shown), refresh=False)
+        shown = {f"{name[:1].upper()}{name[1:].replace('_', ' ')}": f"{value:.4f}" for name, value in recorded.items()}
+        self.bar.set_postfix_str(", ".join(f"{name}: {value}" for name, value in shown.items()), refresh=False)
         if batch % PROGRESS_INTERVAL == 0:
-            self.say(f"[Batch {batch}/{self.n_batches}] " + " ".join(f"[{text}]" for text in shown))
+            self.say(f"[Batch {batch}/{self.n_batches}] " + " ".join(f"[{name}: {x}]" for name, x in shown.items()))
 
     def say(self, text):
         if self.first_process:
@@ -215,8 +223,12 @@ class Run:
 
     def log_scores(self, scores):
         """Takes what an evaluation measured, {metric: value}, and shows its numbers; one that is not finite is None."""
-        scores = plain(scores)
-        self.log["evaluations"].append({"epoch": self.epoch, **scores})
+        if "epoch" in scores:
+            raise ValueError("epoch: the log has a number of this name already")
+        scores, rows = plain(scores), self.log["evaluations"]
+        if not rows or rows[-1]["epoch"] != self.epoch:
+            rows.append({"epoch": self.epoch})
+        rows[-1].update(scores)
         shown = {name: value for name, value in scores.items() if isinstance(value, float)}
         self.say(" ".join(f"[{name}: {value:.4g}]" for name, value in shown.items()))
 

@@ -52,7 +52,7 @@ def save_checkpoint(output_dir, networks, optimizers, layers, epoch, log, data):
     log with its flags, and 'layers'.
     Raises FloatingPointError if a number is not finite, OSError if the file cannot be written.
     """
-    arrays = {"epoch": epoch, "data": data, "log": json.dumps(log), "layers": json.dumps(layers)}
+    arrays = {"epoch": epoch, "data": data, "log": json.dumps(log, default=str), "layers": json.dumps(layers)}
     arrays.update(weights_of(networks))
     arrays.update({f"{name}/step": optimizer.n_step for name, optimizer in optimizers.items()})
     arrays.update({name: var.numpy() for name, var in moments_of(optimizers).items()})

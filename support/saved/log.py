@@ -95,7 +95,7 @@ def read_log(path):
 
 def save_log(output_dir, log):
     """Writes `log` (dictionaries, lists, strings, finite numbers) as JSON; raises OSError."""
-    text = json.dumps(log, indent=1, allow_nan=False) + "\n"
+    text = json.dumps(log, indent=1, allow_nan=False, default=str) + "\n"
     atomic_write(log_path(output_dir), lambda file: file.write(text.encode()))
 
 
