@@ -216,7 +216,7 @@ def leaky_slope(layer):
 
 
 class FusedSequential(nn.Sequential):
-    """jittor.nn.Sequential of several inputs (N, any) side by side; its linear layers are Stacks where they can be."""
+    """jittor.nn.Sequential that takes several inputs (N, any) and concatenates them; linear layers run as Stacks."""
 
     def execute(self, *inputs):
         if jt.flags.use_cuda:
