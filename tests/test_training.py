@@ -282,6 +282,12 @@ def test_the_log_says_which_code_ran(monkeypatch, tmp_path):
     assert re.fullmatch(rf"{committed}, changed \([0-9a-f]{{12}}\)", changed)
     (tmp_path / "cgan.py").write_text("3")
     assert run_module.describe_code() != changed
+    changed = run_module.describe_code()
+    (tmp_path / "peers").mkdir()
+    (tmp_path / "peers" / "package.py").write_text("")  # an environment in the folder is no code of the run's
+    assert run_module.describe_code() == changed
+    (tmp_path / "我的 cgan.py").write_text("")
+    assert run_module.describe_code() != changed
 
 
 class Images:

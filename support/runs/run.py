@@ -62,7 +62,8 @@ def describe_code():
         with open(os.path.join(PROJECT, "cgan.py"), "rb") as file:
             return f"cgan.py {hashlib.sha256(file.read()).hexdigest()[:12]}"
     changes = output_of("git", "diff", "HEAD", "--", "*.py", "*.h")
-    for name in output_of("git", "ls-files", "--others", "--exclude-standard", "--", "*.py", "*.h").split(b"\n")[:-1]:
+    beside = ("--", ":(glob)*.py", "support")  # and not all of an environment that lies in the folder
+    for name in output_of("git", "ls-files", "-z", "--others", "--exclude-standard", *beside).split(b"\0")[:-1]:
         with open(os.path.join(os.fsencode(PROJECT), name), "rb") as file:  # such as a my_cgan.py beside cgan.py
             changes += name + file.read()
     return commit.decode().strip() + (f", changed ({hashlib.sha256(changes).hexdigest()[:12]})" if changes else "")
