@@ -3,7 +3,7 @@
 A bare `import jittor` dies if there is nvcc but no CUDA runtime or no GPU, and in a virtual environment of a Python
 whose `python3.X-config` is not in /usr/bin. Environment variables that Jittor reads at its import settle both:
 
-    nvcc_path           the empty string keeps Jittor on the CPU
+    nvcc_path           the empty string keeps Jittor on the CPU; otherwise CUDA's compiler, looked for if not set
     python_config_path  where the interpreter's python3.X-config is
     cache_name          a cache of this project's own: a plain Jittor program has other settings, and in a common one
                         each would compile Jittor anew after the other
@@ -11,6 +11,12 @@ whose `python3.X-config` is not in /usr/bin. Environment variables that Jittor r
     log_silent          keeps Jittor's own log lines off the terminal
     use_parallel_op_compiler    0: kernels are compiled one after the other. Jittor's threads for it crash now and
                         then with "Segfault happen, main thread exit" (seen once in about 150 starts; JGAN issue 9)
+
+On CUDA, where a kernel takes 5 s, the last is the number of cores, 16 at most, and there are besides:
+
+    use_cutlass, use_cutt   0: two libraries for CUDA that nothing here uses, and that Jittor would download
+    FIX_TORCH_ERROR         0: PyTorch, if it is there, is not imported with Jittor
+    NVIDIA_TF32_OVERRIDE    0: products in full float32, without which FID on a GPU has 3 right digits
 
 and one that OpenMP's threads read:
 
@@ -20,8 +26,10 @@ and one that OpenMP's threads read:
 
 import contextlib
 import ctypes
+import functools
 import glob
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -34,7 +42,9 @@ from support.patches import MendingFinder, share_headers
 from support.saved.paths import PROJECT
 
 PREREQUISITES = "sudo apt install g++ python3-dev"
+NVCC_PLACES = ["/usr/local/cuda/bin/nvcc", "/usr/bin/nvcc", "/opt/cuda/bin/nvcc"]  # where Jittor looks, after PATH
 GPU_WORKS = 42  # an exit status that Jittor itself does not end with
+say = functools.partial(print, file=sys.stderr, flush=True)
 
 
 def count_gpus():
@@ -47,22 +57,73 @@ def count_gpus():
     return 0 if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) else count.value
 
 
-def cuda_works():
-    """Tries CUDA in a process of its own: an import that fails half way cannot be undone in this one."""
+def describe_gpu():
+    """Returns which GPU computes, and the versions of CUDA's parts."""
+    cuda, name, driver = ctypes.CDLL("libcuda.so.1"), ctypes.create_string_buffer(256), ctypes.c_int()
+    cuda.cuDeviceGetName(name, 256, 0)
+    cuda.cuDriverGetVersion(ctypes.byref(driver))
+    cudnn = getattr(ctypes.CDLL(None), "cudnnGetVersion", None) if jt.cudnn else None
+    return {
+        "gpu": f"{name.value.decode()}, driver for CUDA {driver.value // 1000}.{driver.value % 1000 // 10}",
+        "cuda": ".".join(map(str, jt.compiler.nvcc_version)),
+        "cudnn": cudnn() if cudnn else "none",
+    }
+
+
+def find_nvcc():
+    """Returns nvcc's path: nvcc_path, or the first toolkit where Jittor looks; None if there is none.
+
+    A script in PATH that only calls nvcc is none: Jittor takes CUDA's headers and libraries from beside it.
+    """
+    if "nvcc_path" in os.environ:
+        return shutil.which(os.environ["nvcc_path"])
+    home = os.environ.get("JITTOR_HOME") or os.path.expanduser("~")
+    installed = glob.glob(os.path.join(glob.escape(home), ".cache/jittor/jtcuda/*/bin/nvcc"))  # by Jittor, once
+    for path in filter(None, map(shutil.which, ["nvcc", *NVCC_PLACES, *installed])):
+        if os.path.isfile(os.path.join(os.path.dirname(os.path.realpath(path)), "../include/cuda_runtime.h")):
+            return path
+    return None
+
+
+def prepare_cuda(utils):
+    """Readies this process, in which jittor_utils is imported and jittor not yet, for a Jittor on CUDA."""
+    cores = str(min(len(os.sched_getaffinity(0)), 16))
+    zeros = dict.fromkeys(("use_cutlass", "use_cutt", "FIX_TORCH_ERROR", "NVIDIA_TF32_OVERRIDE"), "0")
+    for name, value in {**zeros, "use_parallel_op_compiler": cores}.items():
+        os.environ.setdefault(name, value)
+    if MendingFinder not in sys.meta_path:
+        sys.meta_path.insert(0, MendingFinder)
+    if utils.cc_type == "g++":
+        share_headers(utils)
+
+
+def why_not_cuda():
+    """Tries CUDA in a process of its own: an import that fails half way cannot be undone in this one.
+
+    Returns None if it works, otherwise the last line in which that process said why not.
+    """
     # The probe is no part of an MPI job, even if this process is
     env = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "PMI_"))}
-    probe = [sys.executable, "-m", "support.device"]
+    command = [sys.executable, "-m", "support.device"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "universal_newlines": True, "errors": "replace"}
     for _ in range(2):  # Jittor ends with 0 if it has compiled a part of itself anew, and asks for a second start
-        status = subprocess.run(probe, cwd=PROJECT, env={**env, "use_mpi": "0"}, capture_output=True).returncode
-        if status:
+        process = subprocess.run(command, cwd=PROJECT, env={**env, "use_mpi": "0"}, **pipes)
+        if process.returncode:
             break
-    return status == GPU_WORKS
+    if process.returncode == GPU_WORKS:
+        return None
+    said = re.sub(r"\x1b\[[\d;]*m", "", process.stdout)  # without colours
+    lines = [line.strip() for line in said.split("\n") if line.strip()]
+    telling = [line for line in lines if re.search("Error|Reason", line)]  # Jittor ends with hints
+    return (telling or lines or [f"exit status {process.returncode}"])[-1][:300]
 
 
 def probe():
     """Ends the program with GPU_WORKS if a GPU computes what training and FID need, one of each kind of kernel."""
-    import jittor
     import jittor_utils
+
+    prepare_cuda(jittor_utils)
+    import jittor
 
     hide_space(jittor, jittor_utils.cache_path)
     if jittor.has_cuda:
@@ -148,10 +209,15 @@ def import_jittor():
     os.environ.setdefault("cache_name", "cgan1")  # another number if patches.py compiles in another way
     os.environ["use_mpi"] = "1" if "OMPI_COMM_WORLD_SIZE" in os.environ else "0"
     os.environ.setdefault("log_silent", "1")
-    os.environ.setdefault("use_parallel_op_compiler", "0")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    if not count_gpus():
-        os.environ["nvcc_path"] = ""
+    if os.environ.get("nvcc_path") != "":
+        nvcc = find_nvcc() if count_gpus() else ""
+        if nvcc is None:
+            say(
+                f"There is a GPU, but no nvcc in nvcc_path, PATH or {', '.join(NVCC_PLACES)}: running on the CPU. "
+                "NVIDIA's CUDA toolkit brings it."
+            )
+        os.environ["nvcc_path"] = nvcc or ""
     try:
         import jittor_utils
         import jittor_utils.lock
@@ -166,17 +232,19 @@ def import_jittor():
             "set JITTOR_HOME to a folder without one."
         )
     if not glob.glob(os.path.join(glob.escape(jittor_utils.cache_path), "**", "jittor_core*.so"), recursive=True):
-        print(
+        say(
             "First run here: Jittor compiles itself and its kernels, once, for about 3 minutes on 2 cores; "
-            "later runs start within seconds.",
-            file=sys.stderr,
-            flush=True,
+            "later runs start within seconds."
         )
-    if os.environ.get("nvcc_path") != "" and not cuda_works():
-        print("CUDA does not work with Jittor on this machine: running on the CPU.", file=sys.stderr, flush=True)
+    reason = why_not_cuda() if os.environ["nvcc_path"] else None
+    if reason:
+        say(f"CUDA does not work with Jittor on this machine: running on the CPU ({reason}).")
         os.environ["nvcc_path"] = ""
-    if os.environ.get("nvcc_path") == "" and jittor_utils.cc_type == "g++":
+    if os.environ["nvcc_path"]:
+        prepare_cuda(jittor_utils)
+    elif jittor_utils.cc_type == "g++":
         share_headers(jittor_utils)
+    os.environ.setdefault("use_parallel_op_compiler", "0")
     try:
         # Jittor prints which helper archives it unpacks and how oneDNN's example runs
         with own_signals(), quiet():

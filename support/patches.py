@@ -1,41 +1,100 @@
-"""Jittor's own sources, loaded as Python 3.13 needs it and compiled in less time; no file of Jittor is changed."""
+"""Jittor's own sources, loaded as newer Pythons and CUDAs need it, compiled in less time; no file of it is changed."""
 
 import contextlib
 import glob
 import importlib.machinery
+import importlib.util
 import os
 import shlex
 import subprocess
 
-# Since Python 3.13 locals() no longer has what exec("import name") brought in; sys.modules always had it.
-LINES_BEFORE_3_13 = {
-    "jittor.compiler": (b"mod = locals()[gen_name]", b"mod = sys.modules[gen_name]"),
-    "jittor_utils": (b"mod = locals()[hash]", b"mod = sys.modules[hash]"),
+# What is replaced in Jittor's modules: {module: [(before, after), ...]}; each `before` is there once.
+MENDS = {
+    # Since Python 3.13 locals() no longer has what exec("import name") brought in; sys.modules always had it.
+    "jittor_utils": [(b"mod = locals()[hash]", b"mod = sys.modules[hash]")],
+    # If there is no nvcc, or another than Jittor would install, nothing is downloaded.
+    "jittor_utils.install_cuda": [(b"def install_cuda():\n", b"def install_cuda():\n    return None\n")],
+    "jittor.compiler": [
+        (b"mod = locals()[gen_name]", b"mod = sys.modules[gen_name]"),
+        (
+            b"is_cuda = has_cuda = 1",
+            b"is_cuda = has_cuda = 1\n"
+            b"    cc_flags += sys.modules['support.patches'].cuda_flags(jit_utils.cache_path, nvcc_version[0])",
+        ),
+        # Jittor for the CPU lies in a folder that is searched before, as of a run with --cpu
+        (
+            b"cache_path = os.path.join(cache_path, cu)\n    sys.path.append(cache_path)",
+            b"cache_path = os.path.join(cache_path, cu)\n    sys.path.insert(0, cache_path)",
+        ),
+        # CUDA 13's headers are C++17; the last of two -std counts
+        (b'nvcc_flags += " -w "', b'nvcc_flags += " -w " + " -std=c++17 " * (nvcc_version[0] >= 13)'),
+        # Beside the machine code, which ends at sm_90, what the driver translates for a newer GPU
+        (b'f" -arch=compute_{min(archs)} "', b'f" -arch=compute_{min(archs)} -code=compute_{min(archs)} "'),
+    ],
+    "jittor.compile_extern": [
+        (b"    for d in dirs:", b'    for d in [*dirs, jit_utils.cache_path + "/cuda"]:'),
+        # cuDNN 9 has no _infer and _train libraries, and none of the functions that Jittor's recurrent layers call
+        (b"for l in libs:", b'for l in libs * os.path.isfile(culib_path.replace("libcudnn", "libcudnn_ops_infer")):'),
+        (
+            b'"cuda", lib_name)\n    culib_src_files = []\n    for r, _, f in os.walk(culib_src_dir):\n'
+            b"        for fname in f:",
+            b'"cuda", lib_name)\n    culib_src_files = []\n    for r, _, f in os.walk(culib_src_dir):\n'
+            b'        for fname in [name for name in f if "rnn" not in name]:',
+        ),
+    ],
 }
+# All that Jittor's kernels take from npp.h, a header that a toolkit may lack.
+NPP = {"32U": "4294967295U", "32S": "2147483647", "64U": "18446744073709551615ULL", "64S": "9223372036854775807LL"}
 # What most of Jittor's own sources include; none of them minds the others' headers.
 SHARED_HEADERS = ["op.h", "var.h", "var_holder.h", "executor.h", "ops/op_register.h", "pyjt/py_converter.h"]
 LONGEST = "pyjt_jit_op_maker.cc"  # takes as long as twenty others: begun last, it would keep one core alone busy
 
 
 class MendingLoader(importlib.machinery.SourceFileLoader):
-    """Loads a module of Jittor with one line replaced; its file stays as it is."""
+    """Loads a module of Jittor with its MENDS; its file stays as it is."""
 
     def get_code(self, fullname):
-        source = self.get_data(self.path).replace(*LINES_BEFORE_3_13[fullname])
+        source = self.get_data(self.path)
+        for before, after in MENDS[fullname]:
+            source = source.replace(before, after)
         return compile(source, self.path, "exec", dont_inherit=True)
 
 
 class MendingFinder:
-    """Stands in sys.meta_path and has the modules of LINES_BEFORE_3_13 loaded by MendingLoader."""
+    """Stands in sys.meta_path and has the modules of MENDS loaded by MendingLoader."""
 
     @staticmethod
     def find_spec(fullname, path=None, target=None):
-        if fullname not in LINES_BEFORE_3_13:
+        if fullname not in MENDS:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path)
         if spec:
             spec.loader = MendingLoader(fullname, spec.origin)
         return spec
+
+
+def cuda_flags(cache, version):
+    """Returns what Jittor's commands need beside its own flags, for CUDA `version`; fills the folder `cache`/cuda.
+
+    There lies what the toolkit may lack and Jittor then takes: npp.h, and links to what pip installed for that CUDA,
+    cuDNN with it (PyTorch brings it, without the names lib*.so that a linker wants).
+    """
+    folder = os.path.join(cache, "cuda")
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, "npp.h"), "w") as file:
+        for name, most in NPP.items():
+            least = "0" if name.endswith("U") else f"-{most} - 1"
+            file.write(f"#define NPP_MIN_{name} ({least})\n#define NPP_MAX_{name} ({most})\n")
+    spec = importlib.util.find_spec("nvidia")
+    for pip in map(glob.escape, spec.submodule_search_locations if spec else []):
+        parts = glob.glob(f"{pip}/cu{version}/*/*")
+        for path in parts and parts + glob.glob(f"{pip}/cudnn/*/*"):  # whose name does not say for which CUDA it is
+            name = os.path.basename(path)
+            for link in {name, name.split(".so.")[0] + ".so"} if ".so." in name else {name}:
+                with contextlib.suppress(FileExistsError):
+                    os.symlink(path, os.path.join(folder, link))
+    # Two fields that cudaDeviceProp lost in CUDA 13, in functions that nobody calls
+    return f" -I{folder} " + " -DcomputeMode=major -DclockRate=major " * (version >= 13)
 
 
 def share_headers(utils):
@@ -49,8 +108,9 @@ def share_headers(utils):
     def run_cmds(cmds, cache_path, jittor_path, msg=""):
         if msg != "Compiling jittor_core":
             return compile_all(cmds, cache_path, jittor_path, msg)
+        nvcc = [cmd for cmd in cmds if " -x cu " in cmd]
         # A fifth less time than with -O2, and no step takes longer: kernels are compiled apart, with -Ofast
-        cmds = [cmd.replace(" -O2 ", " -O1 ") for cmd in cmds]
+        cmds = [cmd.replace(" -O2 ", " -O1 ") for cmd in cmds if cmd not in nvcc]
         with open(header, "w") as file:
             file.writelines(f'#include "{name}"\n' for name in SHARED_HEADERS)
         try:
@@ -61,7 +121,7 @@ def share_headers(utils):
             # The same commands at every start: Jittor compiles anew what had another.
             cmds = [cmd.replace(" -c -o ", f' -include"{header}" -c -o ') for cmd in cmds]
             cmds.sort(key=lambda cmd: LONGEST not in cmd)
-            return compile_all(cmds, cache_path, jittor_path, msg)
+            return compile_all(nvcc + cmds, cache_path, jittor_path, msg)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(f"{header}.gch")

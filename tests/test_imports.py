@@ -65,26 +65,81 @@ def test_cpu_flag_keeps_off_the_gpu(tmp_path):
     assert read_log(tmp_path)["environment"]["device"] == "cpu"
 
 
-def test_a_cuda_that_fails_costs_no_cpu_run(monkeypatch, tmp_path):
-    """A driver that promises a GPU which is not there: the probe fails, the run goes on on the CPU."""
+# A driver that promises a GPU which is not there, until nvcc has been looked for.
+GPU = (
+    "import ctypes, shutil\n"
+    "class Cuda:\n"
+    "    def __init__(self, name): pass\n"
+    "    def cuInit(self, flags): return 0\n"
+    "    def cuDeviceGetCount(self, count): count._obj.value = 1; return 0\n"
+    "real, ctypes.CDLL, find = ctypes.CDLL, Cuda, shutil.which\n"
+    "def which(name):\n"
+    "    if not name.endswith('nvcc'): return find(name)\n"
+    "    ctypes.CDLL = real; return None if hidden else find(name)\n"
+    "shutil.which = which\n"
+)
+
+
+def make_nvcc(folder, version="13.0"):
+    """Writes a program that says it is nvcc, in a toolkit with nothing else in it; returns its path."""
+    for name in ("bin/nvcc", "include/cuda_runtime.h"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {version}, V{version}.88'\n")
+    (folder / "bin/nvcc").chmod(0o755)
+    return folder / "bin/nvcc"
+
+
+@pytest.mark.parametrize("toolkit", [True, False])
+def test_a_cuda_that_fails_costs_no_cpu_run(tmp_path, toolkit):
+    """The probe fails, or there is no nvcc: the run goes on on the CPU, and one line says why."""
     if device.count_gpus():
         pytest.skip("this machine has a GPU")
-    code = (
-        "import ctypes, sys; sys.modules['probed'] = ctypes\n"
-        "class Cuda:\n"
-        "    def __init__(self, name): pass\n"
-        "    def cuInit(self, flags): return 0\n"
-        "    def cuDeviceGetCount(self, count): count._obj.value = 1; return 0\n"
-        "real, ctypes.CDLL = ctypes.CDLL, Cuda\n"
-        "import subprocess; run = subprocess.run\n"
-        "def probe(*a, **k): ctypes.CDLL = real; return run(*a, **k)\n"
-        "subprocess.run = probe\n"
-        "from support.device import jt; print(jt.flags.use_cuda, jt.ones(3).sum().item())"
-    )
-    process = run("-c", code)
+    code = f"{GPU}hidden = {not toolkit}\nfrom support.device import jt; import os\n"
+    code += "print(jt.flags.use_cuda, jt.ones(3).sum().item(), os.environ['use_parallel_op_compiler'])"
+    env = {"nvcc_path": str(make_nvcc(tmp_path))} if toolkit else {}
+    process = run("-c", code, **env)
     assert process.returncode == 0, process.stderr
-    assert process.stdout.split() == ["0", "3.0"]
+    assert process.stdout.split() == ["0", "3.0", "0"]
     assert "running on the CPU" in process.stderr and process.stderr.count("\n") == 1
+    assert ("libcudart.so" if toolkit else "no nvcc") in process.stderr
+
+
+def test_the_reason_against_cuda_is_not_jittors_last_hint(monkeypatch):
+    said = "RuntimeError: \x1b[38;5;1m[f 1] failed\n[Reason]: \x1b[m no algorithm\n**\n>>> export trace_py_var=3\n\n"
+    monkeypatch.setattr(device.subprocess, "run", lambda *args, **more: SimpleNamespace(returncode=1, stdout=said))
+    assert device.why_not_cuda() == "[Reason]:  no algorithm"
+
+
+def test_the_first_toolkit_with_its_headers_is_taken(monkeypatch, tmp_path):
+    """Not a script in PATH that calls another nvcc; nvcc_path goes before all."""
+    script, toolkit, own = (make_nvcc(tmp_path / name) for name in ("script", "toolkit", "own"))
+    (tmp_path / "script/include/cuda_runtime.h").unlink()
+    monkeypatch.setenv("JITTOR_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(script.parent))
+    monkeypatch.delenv("nvcc_path", raising=False)
+    monkeypatch.setattr(device, "NVCC_PLACES", [str(tmp_path / "nowhere"), str(toolkit)])
+    assert device.find_nvcc() == str(toolkit)
+    monkeypatch.setattr(device, "NVCC_PLACES", [])
+    assert device.find_nvcc() is None
+    monkeypatch.setenv("nvcc_path", str(own))
+    assert device.find_nvcc() == str(own)
+
+
+@pytest.mark.parametrize("version, pip", [(13, True), (13, False), (12, True)])
+def test_what_a_cuda_toolkit_lacks(monkeypatch, tmp_path, version, pip):
+    """npp.h, and pip's libraries for this CUDA and no other, under the names that a linker wants."""
+    for path in ("cu13/include/cublas.h", "cu13/lib/libcublas.so.13", "cudnn/lib/libcudnn.so.9") if pip else ():
+        (tmp_path / "nvidia" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "nvidia" / path).write_text("")
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path / "nvidia")]) if pip else None
+    monkeypatch.setattr(patches.importlib.util, "find_spec", lambda name: spec)
+    for _ in range(2):
+        flags = patches.cuda_flags(str(tmp_path), version).split()
+    assert flags[0] == f"-I{tmp_path}/cuda" and ("-DclockRate=major" in flags) == (version >= 13)
+    names = "cublas.h libcublas.so libcublas.so.13 libcudnn.so libcudnn.so.9 " * (pip and version == 13) + "npp.h"
+    assert sorted(path.name for path in (tmp_path / "cuda").iterdir()) == names.split()
+    limits = re.findall(r"#define (NPP_M(?:IN|AX)_\d\d[US]) \(", (tmp_path / "cuda/npp.h").read_text())
+    assert len(set(limits)) == 8
 
 
 def test_a_missing_compiler_or_header_is_one_sentence(monkeypatch, tmp_path):
@@ -152,16 +207,19 @@ def test_a_python_too_old_or_too_new_is_one_sentence(version):
         assert words in process.stderr
 
 
-@pytest.mark.parametrize(
-    "module, function", [("jittor.compiler", "compile_custom_ops"), ("jittor_utils", "compile_module")]
-)
-def test_jittors_lines_that_python_3_13_broke_are_mended_in_memory(module, function):
-    spec = patches.MendingFinder.find_spec(module, jittor.__path__ if "." in module else None)
+@pytest.mark.parametrize("module", patches.MENDS)
+def test_jittors_lines_that_newer_pythons_and_cudas_broke_are_mended_in_memory(module):
+    package = module.rpartition(".")[0]
+    spec = patches.MendingFinder.find_spec(module, sys.modules[package].__path__ if package else None)
     before = {path: path.read_bytes() for path in Path(spec.origin).parent.rglob("*.py*")}
-    code = next(c for c in spec.loader.get_code(module).co_consts if getattr(c, "co_name", "") == function)
-    assert "locals" not in code.co_names and "modules" in code.co_names
+    for old, new in patches.MENDS[module]:
+        assert before[Path(spec.origin)].count(old) == 1 and old != new
+    functions = {getattr(part, "co_name", ""): part for part in spec.loader.get_code(module).co_consts}
+    if module in ("jittor.compiler", "jittor_utils"):
+        code = functions["compile_custom_ops" if module == "jittor.compiler" else "compile_module"]
+        assert "locals" not in code.co_names and "modules" in code.co_names
     assert {path: path.read_bytes() for path in Path(spec.origin).parent.rglob("*.py*")} == before
-    assert (patches.MendingFinder in sys.meta_path) == (sys.version_info >= (3, 13))
+    assert (patches.MendingFinder in sys.meta_path) == (sys.version_info >= (3, 13) or jittor.has_cuda)
 
 
 def test_a_virtual_environment_whose_path_has_a_space(monkeypatch, tmp_path):
@@ -196,9 +254,10 @@ def test_headers_are_precompiled_for_the_first_run_only(monkeypatch, tmp_path):
     cmds = [
         f'"{utils.cc_path}" "{name}.cc" -I"{tmp_path}" -O2  -c -o "{name}.o"' for name in ("a", "pyjt_jit_op_maker")
     ]
+    nvcc = 'nvcc "c.cu" -O2 -x cu  -c -o "c.o"'  # left as it is
     for message in ("Compiling jittor_core", "Compiling jittor_core", "Compiling mkl"):
-        utils.run_cmds(cmds, str(tmp_path), "", message)
+        utils.run_cmds([*cmds, nvcc], str(tmp_path), "", message)
         assert not precompiled.exists()
         core.touch()
     shared = [cmd.replace("-O2", "-O1").replace(" -c", f' -include"{tmp_path}/shared.h" -c') for cmd in reversed(cmds)]
-    assert seen == [(shared, True), (shared, False), (cmds, False)]
+    assert seen == [([nvcc, *shared], True), ([nvcc, *shared], False), ([*cmds, nvcc], False)]
