@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from support import idx
-from support.device import jt
+from support.device import describe_gpu, jt
 from support.evaluation import evaluation_mode
 from support.pages.networks import page_layers
 from support.pages.page import write_page
@@ -79,6 +79,7 @@ def describe_environment():
         "numpy": np.__version__,
         "compiler": f"{os.path.basename(jt.flags.cc_path)} {compiler.decode().strip()}",
         "device": "cuda" if jt.flags.use_cuda else "cpu",
+        **(describe_gpu() if jt.flags.use_cuda else {}),
         "processor": describe_processor(),
         "processes": jt.world_size,
         "threads": os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0))),
