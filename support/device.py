@@ -126,11 +126,28 @@ def probe():
     import jittor
 
     hide_space(jittor, jittor_utils.cache_path)
+    use_cuda(jittor)
     if jittor.has_cuda:
-        jittor.flags.use_cuda = 1
         jittor.nn.Conv(3, 8, 3)(jittor.randn(2, 3, 8, 8)).sync()
         jittor.matmul(jittor.randn(4, 4), jittor.randn(4, 4)).sync()
         sys.exit(GPU_WORKS)
+
+
+def use_cuda(jittor):
+    """Has Jittor, just imported, compute on the GPU if it can, with all bits: its fast mathematics' tanh has 11."""
+    if jittor.has_cuda:
+        jittor.flags.use_cuda = 1
+        jittor.flags.nvcc_flags = jittor.flags.nvcc_flags.replace("--use_fast_math", "")
+        set_seed, jittor.set_seed = jittor.set_seed, lambda seed: (set_seed(seed), renew_curand(seed))
+
+
+def renew_curand(seed):
+    """Has cuRAND's numbers follow from a seed: the generator that Jittor made would go on where it is."""
+    library = ctypes.CDLL(None)
+    generator = ctypes.c_void_p.in_dll(library, "_ZN6jittor3genE")
+    library.curandDestroyGenerator(generator)
+    library.curandCreateGenerator(ctypes.byref(generator), 100)  # CURAND_RNG_PSEUDO_DEFAULT
+    library.curandSetPseudoRandomGeneratorSeed(generator, ctypes.c_ulonglong(seed))
 
 
 def check_compiler():
@@ -255,8 +272,7 @@ def import_jittor():
     except SystemExit:  # it compiled a part of itself anew that it had already loaded
         sys.exit("Jittor's settings have changed here, and it compiled itself anew: run the same command again.")
     hide_space(jittor, jittor_utils.cache_path)
-    if jittor.has_cuda:
-        jittor.flags.use_cuda = 1
+    use_cuda(jittor)
     return jittor
 
 
