@@ -160,7 +160,7 @@ class Run:
     def batches(self, dataloader):
         """Yields the batches of an epoch behind a progress bar; then logs the epoch."""
         self.n_batches = min(len(dataloader), self.opt.max_batches or len(dataloader))
-        self.recorded, start = [], time.time()
+        self.recorded, self.fetched, start = [], 0, time.time()
         self.bar = tqdm(
             itertools.islice(dataloader, self.n_batches),
             total=self.n_batches,
@@ -171,6 +171,7 @@ class Run:
         for batch in self.bar:
             self.recorded.append({})
             yield batch
+        self.fetch()
         checkpoint.check_finite(checkpoint.weights_of(self.networks), self.epoch)
         names = list(dict.fromkeys(name for batch in self.recorded for name in batch))
         recorded = [[batch[name] for batch in self.recorded if name in batch] for name in names]
@@ -194,19 +195,31 @@ class Run:
         """Takes a batch's numbers, such as d_loss=d_loss: Jittor Vars or floats; not every batch need have all of them.
 
         Each one's mean over the epoch and its last value are logged and drawn, whatever its name, except those that the
-        log uses itself. Raises FloatingPointError if one is not finite.
+        log uses itself. Raises FloatingPointError if one is not finite; on a GPU, which would have to stop for that,
+        at the latest PROGRESS_INTERVAL batches later.
         """
-        batch, recorded = len(self.recorded) - 1, self.recorded[-1]
         for name, value in values.items():
             if name in NOT_DRAWN or name.endswith("_last"):
                 raise ValueError(f"{name}: the log has a number of this name already")
-            recorded[name] = float(value.item() if isinstance(value, jt.Var) else value)
-            if not is_number(recorded[name]):
-                raise FloatingPointError(f"epoch {self.epoch}, batch {batch}: {name} is not finite")
-        shown = {f"{name[:1].upper()}{name[1:].replace('_', ' ')}": f"{value:.4f}" for name, value in recorded.items()}
+            self.recorded[-1][name] = value
+        batch = len(self.recorded) - 1
+        if jt.flags.use_cuda and batch % PROGRESS_INTERVAL:
+            return
+        self.fetch()
+        shown = self.recorded[-1].items()
+        shown = {f"{name[:1].upper()}{name[1:].replace('_', ' ')}": f"{value:.4f}" for name, value in shown}
         self.bar.set_postfix_str(", ".join(f"{name}: {value}" for name, value in shown.items()), refresh=False)
         if batch % PROGRESS_INTERVAL == 0:
             self.say(f"[Batch {batch}/{self.n_batches}] " + " ".join(f"[{name}: {x}]" for name, x in shown.items()))
+
+    def fetch(self):
+        """Makes floats of the numbers that were recorded since the last time."""
+        for batch, recorded in enumerate(self.recorded[self.fetched :], self.fetched):
+            for name, value in recorded.items():
+                recorded[name] = float(value.item() if isinstance(value, jt.Var) else value)
+                if not is_number(recorded[name]):
+                    raise FloatingPointError(f"epoch {self.epoch}, batch {batch}: {name} is not finite")
+        self.fetched = max(0, len(self.recorded) - 1)  # more may come of the last batch
 
     def say(self, text):
         if self.first_process:
