@@ -74,7 +74,7 @@ from support import digit_classifier
 from support.device import jt, nn
 from support.evaluation import Evaluation, evaluation_mode, in_parts
 from support.fast.adam import Adam
-from support.fast.layers import FusedSequential, Tanh
+from support.fast.layers import Embedding, FusedSequential, Tanh
 from support.mnist import load_mnist
 from support.pages import pictures
 from support.runs.run import Run
@@ -93,7 +93,7 @@ class Generator(nn.Module):
     def __init__(self, latent_dim, n_classes, img_size):
         super().__init__()
         self.latent_dim, self.n_classes, self.img_size = latent_dim, n_classes, img_size
-        self.label_embedding = nn.Embedding(n_classes, n_classes)
+        self.label_embedding = Embedding(n_classes, n_classes)
 
         def block(n_in, n_out, normalize=True):
             layers = [nn.Linear(n_in, n_out)]
@@ -127,7 +127,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, n_classes, img_size, hidden):
         super().__init__()
-        self.label_embedding = nn.Embedding(n_classes, n_classes)
+        self.label_embedding = Embedding(n_classes, n_classes)
         # Jittor creates Dropout switched off, and the report's loop does not switch it on: --dropout does.
         self.model = FusedSequential(
             nn.Linear(n_classes + img_size * img_size, hidden),

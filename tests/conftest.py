@@ -102,6 +102,18 @@ def train(folder, *flags):
     return read_log(folder)
 
 
+@pytest.fixture(params=["cpu", "cuda"])
+def processor(request):
+    """On what Jittor computes: the test is run on the CPU, and on a GPU if there is one."""
+    from support.device import jt
+
+    if request.param == "cuda" and not jt.has_cuda:
+        pytest.skip("no GPU here")
+    jt.set_global_seed(0)
+    with jt.flag_scope(use_cuda=request.param == "cuda"):
+        yield request.param
+
+
 class Hostile:
     """Runs a command when it is unpickled."""
 

@@ -8,6 +8,8 @@ from support.device import jt, nn
 from support.fast.adam import Adam
 from support.fast.layers import FusedSequential, Tanh
 
+pytestmark = pytest.mark.usefixtures("processor")
+
 
 @pytest.mark.slow
 def test_adam_is_jittors_adam():

@@ -11,14 +11,9 @@ from hypothesis import strategies as st
 import cgan
 from support.device import jt, nn
 from support.fast import layers
-from support.fast.layers import FusedSequential, Stack, Tanh
+from support.fast.layers import Embedding, FusedSequential, Stack, Tanh
 
-
-@pytest.fixture(autouse=True)
-def on_the_cpu():
-    jt.set_global_seed(0)
-    with jt.flag_scope(use_cuda=0):
-        yield
+pytestmark = pytest.mark.usefixtures("processor")
 
 
 class Plain(nn.Sequential):
@@ -98,9 +93,11 @@ def test_generators_stack(n):
 
 
 @pytest.mark.parametrize("n", [17, 64])
-def test_without_avx512(monkeypatch, n):
+def test_without_avx512(monkeypatch, processor, n):
     """On a processor that has it, the other half of layers.h."""
-    monkeypatch.setattr(layers, "HEADER", f"#undef __AVX512F__\n{layers.HEADER}")
+    if processor == "cuda":
+        pytest.skip("of the CPU's layers only")
+    monkeypatch.setitem(layers.HEADERS, "cpu", f"#undef __AVX512F__\n{layers.HEADERS['cpu']}")
     test_generators_stack(n)
     test_discriminators_stack(n)
 
@@ -116,6 +113,27 @@ def test_discriminators_stack(n):
 
     ours = compare(layers(), layers(), [1024, 10], n)
     assert [type(part) for part in ours.parts([1024, 10])] == [Stack]
+
+
+@pytest.mark.parametrize("network", ["generator", "discriminator"])
+def test_the_reports_networks_in_double_precision(network):
+    """What they compute differs by rounding alone from the same formulas in double precision."""
+    opt, rng = cgan.flag_parser().parse_args([]), np.random.default_rng(0)
+    model = (cgan.make_generator(opt) if network == "generator" else cgan.Discriminator(10, 32, 512)).model
+    widths = [10, 100] if network == "generator" else [1024, 10]
+    (stack,) = model.parts(widths)
+    inputs = [jt.array(rng.standard_normal((64, width)).astype(np.float32)) for width in widths]
+    singles = [*inputs, *stack.parameters()]
+    with jt.flag_scope(use_cuda=0):
+        doubles = [var.float64() for var in singles]
+    found = []
+    for y, variables in ((model(*inputs), singles), (stack.by_operators(doubles), doubles)):
+        weighting = jt.array(np.random.default_rng(1).standard_normal(y.shape).astype(np.float32)).cast(y.dtype)
+        gradients = jt.grad((y * weighting).sum(), variables)
+        found.append([var.numpy() for var in (y, *gradients)])
+    assert found[1][0].dtype == np.float64
+    for ours, exact in zip(*found):
+        assert np.abs(ours - exact).max() <= 1e-5 * max(np.abs(exact).max(), 1e-3), exact.shape
 
 
 @pytest.mark.slow
@@ -287,6 +305,22 @@ def test_gradients_of_gradients_are_jittors(penalty):
         else:
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max(), err_msg=name)
     assert all(found[0][name].any() for name in ("x", "0.weight", "2.weight"))
+
+
+def test_embedding_and_its_gradients():
+    labels, values = np.arange(30).reshape(5, 6) % 7, np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
+    embedding = Embedding(8, 4)
+    embedding.weight.assign(values)
+    y = embedding(jt.array(labels))
+    first = jt.grad((y**3).sum(), embedding.weight, retain_graph=True)
+    second = jt.grad(first.sqr().sum(), embedding.weight)
+    with layers.gradients_once():
+        once = jt.grad((embedding(jt.array(labels)) ** 3).sum(), embedding.weight)
+    count = np.bincount(labels.ravel(), minlength=8)[:, None]
+    np.testing.assert_array_equal(y.numpy(), values[labels])
+    for gradient in (first, once):
+        np.testing.assert_allclose(gradient.numpy(), count * 3 * values**2, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(second.numpy(), count**2 * 36 * values**3, rtol=1e-4, atol=1e-5)
 
 
 def train(steps, n=64):

@@ -1,32 +1,67 @@
-"""Adam for a CPU: what jittor.nn.Adam computes, as one operator on all cores."""
+"""Adam as one operator: what jittor.nn.Adam computes, on all cores of a CPU or as one kernel of a GPU."""
 
 import math
 
 from support.device import jt, nn
-from support.fast.layers import gradients_once
+from support.fast.layers import code, gradients_once, header
 
-ADAM_HEADER = """
+# What both processors have: a parameter's arrays, and what happens to each of its n numbers
+UPDATE = """
 #include <algorithm>
 #include <cmath>
 namespace jittor {
-static void adam(const float* __restrict__ g, const float* __restrict__ old, float* __restrict__ p,
-                 float* __restrict__ m, float* __restrict__ v, long n, float step_size, float b1, float c1, float b2,
-                 float c2, float eps) {
-    // Blocks of one size: where a vector ends does not depend on how many cores there are, and so no bit does
-    #pragma omp parallel for if (n > 10000)
-    for (long first = 0; first < n; first += 4096) {
-        #pragma omp simd
-        for (long i = first; i < std::min(n, first + 4096); i++) {
-            m[i] = b1 * m[i] + c1 * g[i];
-            v[i] = b2 * v[i] + c2 * g[i] * g[i];
-            p[i] = old[i] - step_size * m[i] / (std::sqrt(v[i]) + eps);
-        }
-    }
-}
+struct Parameter {
+    const float *g, *old;
+    float *p, *m, *v;
+    long n;
+};
+struct Settings {
+    float step_size, b1, c1, b2, c2, eps;
+};
+FUNCTION void update(const Parameter& a, const Settings& s, long i) {
+    a.m[i] = s.b1 * a.m[i] + s.c1 * a.g[i];
+    a.v[i] = s.b2 * a.v[i] + s.c2 * a.g[i] * a.g[i];
+    a.p[i] = a.old[i] - s.step_size * a.m[i] / (std::sqrt(a.v[i]) + s.eps);
 }
 """
-
-
+CPU = f"""
+#define FUNCTION static inline
+{UPDATE}
+template <size_t N>
+static void adam(const Parameter (&parameters)[N], const Settings& s) {{
+    for (const Parameter& a : parameters) {{
+        // Blocks of one size: where a vector ends does not depend on how many cores there are, and so no bit does
+        #pragma omp parallel for if (a.n > 10000)
+        for (long first = 0; first < a.n; first += 4096) {{
+            #pragma omp simd
+            for (long i = first; i < std::min(a.n, first + 4096); i++) update(a, s, i);
+        }}
+    }}
+}}
+}}
+"""
+CUDA = f"""
+#define FUNCTION static __device__
+{UPDATE}
+struct Group {{  // no more, as a kernel's arguments may take 4 KB
+    Parameter parameters[64];
+}};
+static __global__ void update_all(Group group, Settings s) {{
+    const Parameter& a = group.parameters[blockIdx.y];
+    for (long i = blockIdx.x * blockDim.x + threadIdx.x; i < a.n; i += gridDim.x * blockDim.x) update(a, s, i);
+}}
+template <size_t N>
+static void adam(const Parameter (&parameters)[N], const Settings& s) {{
+    for (size_t first = 0; first < N; first += 64) {{
+        Group group;
+        size_t n = std::min(N - first, size_t(64));
+        std::copy(parameters + first, parameters + first + n, group.parameters);
+        update_all<<<dim3(256, n), 256>>>(group, s);
+    }}
+}}
+}}
+"""
+HEADERS = {"cpu": header("adam.h", CPU), "cuda": header("adam.cuh", CUDA)}
 SETTINGS = {"lr", "eps", "betas", "weight_decay"}  # that a group of parameters may have of its own
 
 
@@ -42,27 +77,23 @@ class Adam(nn.Adam):
 
     def step(self, loss=None, retain_graph=False):
         group, *others = self.param_groups
-        if jt.flags.use_cuda or self.weight_decay or others or SETTINGS & group.keys():
+        if self.weight_decay or others or SETTINGS & group.keys():
             return super().step(loss, retain_graph)
         with gradients_once():
             self.pre_step(loss, retain_graph)
         b1, b2 = self.betas
         trained = [i for i, p in enumerate(group["params"]) if not p.is_stop_grad()]  # not running statistics
         grads, params, m, v = ([group[key][i] for i in trained] for key in ("grads", "params", "m", "values"))
-        n, new = len(trained), [jt.empty(p.shape) for p in params]
+        n, shapes = len(trained), [p.shape for p in params]
         step_size = self.lr * math.sqrt(1 - b2**self.n_step) / (1 - b1**self.n_step)
-        jt.code(
-            grads + params,
-            new + m + v,
-            cpu_header=ADAM_HEADER,
-            cpu_src="".join(
-                f"adam(in{i}_p, in{n + i}_p, out{i}_p, out{n + i}_p, out{2 * n + i}_p, in{i}->num,"
-                'data["step_size"], data["b1"], data["c1"], data["b2"], data["c2"], data["eps"]);\n'
-                for i in range(n)
-            ),
-            # 1 - b1 and 1 - b2 in double, before they become float32: of 0.99999999 nothing would be left
-            data={"step_size": step_size, "b1": b1, "c1": 1 - b1, "b2": b2, "c2": 1 - b2, "eps": self.eps},
+        parameters = ", ".join(
+            f"{{in{i}_p, in{n + i}_p, out{i}_p, in{2 * n + i}_p, in{3 * n + i}_p, in{i}->num}}" for i in range(n)
         )
+        # 1 - b1 and 1 - b2 in double, before they become float32: of 0.99999999 nothing would be left
+        data = {"step_size": step_size, "b1": b1, "c1": 1 - b1, "b2": b2, "c2": 1 - b2, "eps": self.eps}
+        numbers = ", ".join(f'float(data["{name}"])' for name in data)
+        source = f"Parameter parameters[] = {{{parameters}}};\nadam(parameters, Settings{{{numbers}}});"
+        new = code(source, HEADERS, data, shapes, ["float32"] * n, grads + params + m + v)
         for param, value in zip(params, new):
             param.update(value)
         self.post_step()

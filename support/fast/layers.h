@@ -21,18 +21,7 @@ constexpr long LANES = 8, MR = 6;
 typedef float Vec __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
 constexpr long NR = 2 * LANES;  // a tile of MR x NR sums is what the registers hold
 constexpr long DEPTH = 256, BACK_DEPTH = 128, ROWS = 96;  // blocks that stay in the first and second cache
-
-struct Layer {  // y = activation(norm(weight x + bias)); what an operator does not need stays null
-    long n_in, n_out;
-    float slope;  // of the activation below 0; 0: tanh
-    bool norm;
-    float eps, momentum;
-    const float *weight, *bias, *scale, *shift;
-    float *running_mean, *running_var, *d_weight, *d_bias, *d_scale, *d_shift;
-    const float* x;                       // what place() adds: input,
-    float *y, *normed, *inverse_std;      // what the gradients need,
-    float* delta;                         // gradient of weight x + bias
-};
+#define FUNCTION static
 
 // Calls f(from, to) on every core, each with its share of 0..n in whole multiples of `unit`.
 template <class F>
@@ -55,6 +44,11 @@ static inline void each(long n, long features, long i, F f) {
             for (long j = 0; j < n - first; j++) f(at + j);
     }
 }
+
+static inline float total(float x) { return x; }  // a feature is one thread's alone
+static inline bool first_thread() { return true; }
+
+#include "layer.h"
 
 // c (R, NR) = a (R, depth) b (depth, NR), added to what is there where `add`; R: `rows`, but at most MR.
 template <long R = MR>
@@ -153,77 +147,14 @@ static void to_rows(const float* panels, float* rows, long n, long features) {
     });
 }
 
-// From weight x to y, in place, for feature i.
-static void activate(const Layer& l, long n, long i) {
-    float *y = l.y, bias = l.bias[i], slope = l.slope;
-    auto along = [&](auto f) { each(n, l.n_out, i, f); };
-    if (l.norm) {
-        float sum = 0, squares = 0;
-        along([&](long at) { sum += y[at]; });
-        float mean = sum / n;
-        along([&](long at) { squares += (y[at] - mean) * (y[at] - mean); });
-        float var = squares / n, inverse_std = 1 / std::sqrt(var + l.eps), scale = l.scale[i], shift = l.shift[i];
-        l.inverse_std[i] = inverse_std;
-        l.running_mean[i] += (mean + bias - l.running_mean[i]) * l.momentum;
-        l.running_var[i] += (var - l.running_var[i]) * l.momentum;
-        along([&](long at) {
-            l.normed[at] = (y[at] - mean) * inverse_std;
-            y[at] = l.normed[at] * scale + shift;
-        });
-        bias = 0;  // in the mean
-    }
-    if (slope)
-        along([&](long at) {
-            float z = y[at] + bias;
-            y[at] = z > 0 ? z : slope * z;
-        });
-    else
-        along([&](long at) { y[at] = std::tanh(y[at] + bias); });
-}
-
-// From y's gradient to that of weight x + bias, in place, for feature i; and the gradients of its parameters.
-static void activate_back(const Layer& l, long n, long i) {
-    float *d = l.delta, slope = l.slope, sum = 0, product = 0;
-    const float *y = l.y, *normed = l.normed;
-    auto along = [&](auto f) { each(n, l.n_out, i, f); };
-    if (slope)
-        along([&](long at) { d[at] *= y[at] > 0 ? 1 : slope; });
-    else
-        along([&](long at) { d[at] *= 1 - y[at] * y[at]; });
-    along([&](long at) { sum += d[at]; });
-    l.d_bias[i] = sum;
-    if (!l.norm) return;
-    along([&](long at) { product += d[at] * normed[at]; });
-    l.d_scale[i] = product;
-    l.d_shift[i] = sum;
-    l.d_bias[i] = 0;  // normalisation takes the bias away again
-    float factor = l.scale[i] * l.inverse_std[i], mean = sum / n, slant = product / n;
-    along([&](long at) { d[at] = factor * (d[at] - mean - normed[at] * slant); });
-}
-
-// Gives every layer its place in what is kept: x, then y, and where it normalises normed and inverse_std.
-template <size_t L>
-static void place(Layer (&layers)[L], long n, float* kept, float* deltas) {
-    long items = (n + NR - 1) / NR * NR;
-    const float* x = kept;
-    kept += layers[0].n_in * items;
-    for (Layer& l : layers) {
-        l.x = x;
-        x = l.y = kept;
-        kept += l.n_out * items;
-        if (l.norm) {
-            l.normed = kept;
-            l.inverse_std = kept + l.n_out * items;
-            kept = l.inverse_std + l.n_out;
-        }
-        l.delta = deltas;
-        deltas += l.n_out * items;
-    }
-}
-
-template <size_t L>
-static void forward(Layer (&layers)[L], long n, float* kept, float* y) {  // the inputs are in kept
+template <size_t L, size_t W>
+static void forward(Layer (&layers)[L], const Input (&inputs)[W], long n, float* kept, float* y) {
     place(layers, n, kept, nullptr);
+    long offset = 0;
+    for (const Input& input : inputs) {
+        to_panels(input.rows, kept, n, input.width, layers[0].n_in, offset);
+        offset += input.width;
+    }
     for (Layer& l : layers)
         share(l.n_out, MR, [&](long from, long to) {
             for (long i = from; i < to; i += ROWS) {

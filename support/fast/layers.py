@@ -1,17 +1,43 @@
-"""Layers of jittor.nn that are slow or wrong on a CPU.
+"""Layers of jittor.nn that are slow, on a CPU wrong, or on a GPU different in every run.
 
 FusedSequential is jittor.nn.Sequential with several inputs, which it concatenates. It runs linear layers, each with the
-normalisation and the activation behind it, as one operator (layers.h); on a GPU Jittor's own layers run. Tanh is
-jittor.nn.Tanh with a gradient that is right everywhere. Both have the same parameters and compute the same numbers.
+normalisation and the activation behind it, as one operator (layers.h, on a GPU layers.cuh). Tanh is jittor.nn.Tanh with
+a gradient that is right everywhere, Embedding one that is the same in every run. All have the same parameters and
+compute the same numbers.
 """
 
 import contextlib
+import operator
 import os
+import zlib
 
 from support.device import jt, nn
 
-with open(os.path.join(os.path.dirname(__file__), "layers.h")) as file:
-    HEADER = file.read()
+
+def header(name, text):
+    """Returns the line that includes a header, which is written beside Jittor's kernels.
+
+    Jittor passes an operator's source on at every call, and a line is passed on in less time than a file. The file's
+    name changes with the text, and so the operators that include it are compiled anew.
+    """
+    path = os.path.join(jt.flags.cache_path, f"{zlib.crc32(text.encode()):08x}_{name}")
+    if not os.path.exists(path):
+        temporary = f"{path}.{os.getpid()}"
+        with open(temporary, "w") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    return f'#include "{path}"\n'
+
+
+def read(name):
+    with open(os.path.join(os.path.dirname(__file__), name)) as file:
+        return file.read()
+
+
+HEADERS = {
+    processor: header(name, read(name).replace('#include "layer.h"', read("layer.h")))
+    for processor, name in (("cpu", "layers.h"), ("cuda", "layers.cuh"))
+}
 PANEL = 32  # items of a batch that layers.h computes together, at most (its NR)
 
 
@@ -54,11 +80,10 @@ class Stack:
         running = [f"running_{part}{i}" for i, group in enumerate(groups) if group[1] for part in ("mean", "var")]
         d_vectors = [f"d_{name}" for name in names if name not in weights]
         offsets = [sum(widths[:i]) for i in range(len(widths))]
-        n_in = self.numbers[0]["n_in"]
         inputs = [f"x{i}" for i in range(len(widths))]
-        panels = [f"to_panels({x}, kept, n, {w}, {n_in}, {at})" for x, w, at in zip(inputs, widths, offsets)]
-        calls = [*panels, "forward(layers, n, kept, y)"]
-        self.forward = self.source(calls, [*inputs, *names], ["y", "kept", *running])
+        rows = ", ".join(f"{{{x}, {width}}}" for x, width in zip(inputs, widths))
+        calls = [f"Input inputs[] = {{{rows}}}", "forward(layers, inputs, n, kept, y)"]
+        self.forward = self.source(calls, [*inputs, *names, *running], ["y", "kept"])
         self.backward = self.source(
             ["backward(layers, n, dy, kept, deltas)"], ["dy", "kept", *names], ["deltas", *d_vectors]
         )
@@ -130,13 +155,16 @@ def gradients_once():
         once = False
 
 
-def operator(source, n, inputs, shapes, changed=()):
-    """Returns new Vars of these shapes. changed: Vars that are written in place, after the new ones."""
-    if not changed:  # makes its outputs itself, in less time
-        return jt.code(shapes, ["float32"] * len(shapes), inputs, cpu_header=HEADER, cpu_src=source, data={"n": n})
-    outputs = [jt.empty(shape) for shape in shapes]
-    jt.code(inputs, [*outputs, *changed], cpu_header=HEADER, cpu_src=source, data={"n": n})
-    return outputs
+def code(source, headers, data, *variables):
+    """Returns jittor.code(*variables) for what Jittor computes on. headers: {"cpu": C++, "cuda": CUDA C++}."""
+    processor = "cuda" if jt.flags.use_cuda else "cpu"
+    sources = {f"{processor}_header": headers[processor], f"{processor}_src": source}
+    return jt.code(*variables, data=data, **sources)
+
+
+def new_vars(source, n, inputs, shapes):
+    """Returns new Vars of these shapes."""
+    return code(source, HEADERS, {"n": n}, shapes, ["float32"] * len(shapes), inputs)
 
 
 class StackFunction(jt.Function):
@@ -160,7 +188,7 @@ class StackFunction(jt.Function):
         kept += sum((items + 1) * group["n_out"] for group in stack.numbers if "norm" in group)
         running = [var for norm in stack.norms for var in (norm.running_mean, norm.running_var)]
         shapes = [(n, stack.numbers[-1]["n_out"]), (kept,)]
-        y, self.kept = operator(stack.forward, n, list(variables), shapes, running)
+        y, self.kept = new_vars(stack.forward, n, [*variables, *running], shapes)  # moves the running statistics
         return y
 
     def grad(self, dy):
@@ -184,12 +212,12 @@ class StackGradient(jt.Function):
         parameters = self.function.values[len(stack.widths) :]
         vectors = [shape for shape, is_weight in zip(stack.shapes, stack.is_weight) if not is_weight]
         shapes = [(self.function.deltas,), *vectors]
-        deltas, *d_vectors = operator(stack.backward, n, [dy, kept, *parameters], shapes)
+        deltas, *d_vectors = new_vars(stack.backward, n, [dy, kept, *parameters], shapes)
         # Operators of their own: Jittor runs them only if somebody asks for these gradients
         weights = [shape for shape, is_weight in zip(stack.shapes, stack.is_weight) if is_weight]
-        d_weights = operator(stack.backward_weights, n, [kept, deltas], weights)
+        d_weights = new_vars(stack.backward_weights, n, [kept, deltas], weights)
         d_inputs = [
-            None if constant else operator(source, n, [deltas, parameters[0]], [(n, width)])[0]
+            None if constant else new_vars(source, n, [deltas, parameters[0]], [(n, width)])[0]
             for source, width, constant in zip(stack.backward_inputs, stack.widths, self.function.constant)
         ]
         d_weights, d_vectors = iter(d_weights), iter(d_vectors)
@@ -215,12 +243,33 @@ def leaky_slope(layer):
     return layer.kw.get("scale", layer.args[0] if layer.args else 0.01)
 
 
+class Embedding(nn.Embedding):
+    """jittor.nn.Embedding, whose gradient on a GPU is added up in an order that changes from run to run."""
+
+    def execute(self, x):
+        return Lookup()(self.weight, x) if jt.flags.use_cuda else super().execute(x)
+
+
+class Lookup(jt.Function):
+    """(table (rows, width), labels (any)) -> their rows (any, width), on a GPU."""
+
+    def execute(self, table, labels):
+        self.labels, self.size = labels, table.shape
+        source = "stack::look_up(in0_p, in1_p, out0_p, out0->num, in0_shape1);"
+        return new_vars(source, 0, [table, labels], [(*labels.shape, table.shape[1])])[0]
+
+    def grad(self, dy):
+        if once:
+            source = "stack::sum_up(in0_p, in1_p, out0_p, in1->num, out0_shape0, out0_shape1);"
+            return new_vars(source, 0, [dy, self.labels], [self.size])[0], None
+        one_hot = (self.labels.reshape(1, -1) == jt.arange(self.size[0]).reshape(-1, 1)).float32()
+        return jt.matmul(one_hot, dy.reshape(-1, self.size[1])), None
+
+
 class FusedSequential(nn.Sequential):
     """jittor.nn.Sequential that takes several inputs (N, any) and concatenates them; linear layers run as Stacks."""
 
     def execute(self, *inputs):
-        if jt.flags.use_cuda:
-            return super().execute(concat(*inputs))
         first, *others = self.parts([x.shape[-1] for x in inputs])
         x = first(*inputs)
         for part in others:
@@ -229,13 +278,13 @@ class FusedSequential(nn.Sequential):
 
     def parts(self, widths):
         """Returns the layers, with all of them that a Stack computes replaced by it; the first takes all inputs."""
-        layers = [layer for layer in self if not (is_known(layer, nn.Dropout) and not (layer.is_train and layer.p))]
-        # What the parts depend on: which layers there are, and what is set on those that a Stack computes
-        known = [layer for layer in layers if type(layer) in KINDS]
-        settings = [value for layer in known for value in vars(layer).values() if not isinstance(value, jt.Var)]
-        key = [widths, layers, settings]
-        if self.__dict__.get("known") != key:
-            self.known, self.found = key, find_stacks(layers, widths)
+        # What the parts depend on: which layers there are, and what is set on them
+        layers = self.layers.values()
+        now = [widths, *layers, *(value for layer in layers for value in vars(layer).values())]
+        then = self.__dict__.get("known", ())
+        if len(now) != len(then) or widths != then[0] or not all(map(operator.is_, now[1:], then[1:])):
+            layers = [layer for layer in self if not (is_known(layer, nn.Dropout) and not (layer.is_train and layer.p))]
+            self.known, self.found = now, find_stacks(layers, widths)
         return self.found
 
 
