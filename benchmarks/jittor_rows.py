@@ -125,7 +125,8 @@ def operator_name(source, names):
     function = re.search(r"stack::(forward|backward\w*)\(", source)
     if function:
         return f"{names[source.count('.n_in =')]}: {function[1]}"
-    return f"Adam, {source.count('adam(in')} parameters" if "adam(in" in source else "all other operators"
+    parameters = re.search(r"Parameter parameters\[\] = (.*);", source)
+    return f"Adam, {parameters[1].count('num')} parameters" if parameters else "all other operators"
 
 
 def profile():
