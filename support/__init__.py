@@ -9,7 +9,7 @@ evaluation.py           what an evaluation measures
 digit_classifier.py     a classifier for scores that mean something on digits; its weights beside it
 inception_weights.py    reads and finds the weights behind FID;  inception.py  the network
 images.py               reads pictures that people bring
-fast/                   the same numbers, faster: layers.py with layers.h, adam.py
+fast/                   the same numbers, faster: layers.py with layers.h and for GPUs layers.cuh, adam.py
 saved/                  what a run leaves on disk: paths.py, log.py, checkpoint.py, classifier.py
 pages/                  what people look at, made from that: pictures.py, page.py, page.html, networks.py, animation.py
 runs/                   what makes it: run.py, process.py, resume.py

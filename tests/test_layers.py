@@ -308,7 +308,8 @@ def test_gradients_of_gradients_are_jittors(penalty):
 
 
 def test_embedding_and_its_gradients():
-    labels, values = np.arange(30).reshape(5, 6) % 7, np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
+    values = np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
+    labels = np.arange(30).reshape(5, 6) % 7
     embedding = Embedding(8, 4)
     embedding.weight.assign(values)
     y = embedding(jt.array(labels))
