@@ -1,5 +1,6 @@
 """Adam as one operator: what jittor.nn.Adam computes, on all cores of a CPU or as one kernel of a GPU."""
 
+import functools
 import math
 
 from support.device import jt, nn
@@ -65,6 +66,16 @@ HEADERS = {"cpu": header("adam.h", CPU), "cuda": header("adam.cuh", CUDA)}
 SETTINGS = {"lr", "eps", "betas", "weight_decay"}  # that a group of parameters may have of its own
 
 
+@functools.lru_cache(maxsize=None)
+def source_of(n):
+    """Returns C++ that updates n parameters. Its inputs: n gradients, n parameters, n of each moment."""
+    parameters = ", ".join(
+        f"{{in{i}_p, in{n + i}_p, out{i}_p, in{2 * n + i}_p, in{3 * n + i}_p, in{i}->num}}" for i in range(n)
+    )
+    numbers = ", ".join(f'float(data["{name}"])' for name in ("step_size", "b1", "c1", "b2", "c2", "eps"))
+    return f"Parameter parameters[] = {{{parameters}}};\nadam(parameters, Settings{{{numbers}}});"
+
+
 class Adam(nn.Adam):
     """jittor.nn.Adam (Kingma & Ba 2015), whose update is one operator on all cores.
 
@@ -86,14 +97,9 @@ class Adam(nn.Adam):
         grads, params, m, v = ([group[key][i] for i in trained] for key in ("grads", "params", "m", "values"))
         n, shapes = len(trained), [p.shape for p in params]
         step_size = self.lr * math.sqrt(1 - b2**self.n_step) / (1 - b1**self.n_step)
-        parameters = ", ".join(
-            f"{{in{i}_p, in{n + i}_p, out{i}_p, in{2 * n + i}_p, in{3 * n + i}_p, in{i}->num}}" for i in range(n)
-        )
         # 1 - b1 and 1 - b2 in double, before they become float32: of 0.99999999 nothing would be left
         data = {"step_size": step_size, "b1": b1, "c1": 1 - b1, "b2": b2, "c2": 1 - b2, "eps": self.eps}
-        numbers = ", ".join(f'float(data["{name}"])' for name in data)
-        source = f"Parameter parameters[] = {{{parameters}}};\nadam(parameters, Settings{{{numbers}}});"
-        new = code(source, HEADERS, data, shapes, ["float32"] * n, grads + params + m + v)
+        new = code(source_of(n), HEADERS, data, shapes, ["float32"] * n, grads + params + m + v)
         for param, value in zip(params, new):
             param.update(value)
         self.post_step()

@@ -176,7 +176,7 @@ class StackFunction(jt.Function):
 
     def __call__(self, *variables):
         self.originals, self.ids = variables, [var.id for var in variables]
-        self.constant = [var.is_stop_grad() for var in variables]
+        self.constant = [var.is_stop_grad() for var in variables[: len(self.stack.widths)]]
         return super().__call__(*variables)
 
     def execute(self, *variables):
