@@ -12,9 +12,8 @@ from pathlib import Path
 from benchmarks import compare
 from benchmarks.common import markdown
 from support.saved.log import name_of, read_log
-from support.saved.paths import PROJECT
+from support.saved.paths import PROJECT, REFERENCE_LOG
 
-REFERENCE_LOG = os.path.join(PROJECT, "results", "reference", "log.json")
 PAGES = ["README.md", "README.zh-CN.md", os.path.join("docs", "results.md")]
 MARKED = re.compile(r"(<!-- (\w+) -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL)
 

@@ -149,6 +149,8 @@ def test_the_last_batchs_losses_lie_thinly_behind_the_means(finished_run, figure
         ({"evaluations": [{"fid": 10**400}]}, "fid of epoch 1"),
         ({"evaluations": [{"epoch": 2}, {"epoch": 2}]}, "evaluations"),
         ({"changes": [1]}, "changes"),
+        ({"config": [1]}, "'config' must be a dictionary"),
+        ({"changes": [{"epoch": 1, "environment": 3}]}, "'environment' must be a dictionary"),
     ],
 )
 def test_a_log_that_cannot_be_drawn(tmp_path, change, what):
@@ -195,6 +197,159 @@ def test_runs_that_differ_in_their_seed_are_one_curve(finished_run, figures, tmp
     other["epochs"].pop()
     assert [row["epoch"] for row in join_seeds(logs)["a (2 seeds)"]["epochs"] if "d_loss" in row] == [1]
     assert list(join_seeds({"seed0": log, "seed1": other})) == ["seed0, seed1 (2 seeds)"]
+    weights = json.loads(json.dumps(other))
+    for row in weights["evaluations"]:
+        row["inception_sha256"] = "b" * 64
+    others = {"a/seed0": log, "b/seed0": weights, "a/seed1": other, "b/seed1": {**weights, "config": log["config"]}}
+    assert list(join_seeds(others)) == ["a (2 seeds)", "b (2 seeds)"]
     assert list(join_seeds({"a": log, "b": log})) == ["a", "b"]  # the same seed: two runs, not one
     two = {f"x/{rate}_{seed}": {**log, "config": {"lr": rate, "seed": seed}} for rate in "ab" for seed in ([], 1)}
     assert list(join_seeds(two)) == ["x (2 seeds)", "x/b_[], x/b_1"]  # no curve is lost
+
+
+# ---------------------------------------------------------------- what FIDs were measured with
+def measured(*evaluations):
+    """Returns a log with an evaluation for each (FID, images, weights' SHA-256, their name or None)."""
+    names = ("fid", "fid_samples", "inception_sha256", "inception")
+    rows = [dict(zip(names, values)) for values in evaluations]
+    return small(evaluations=[{name: value for name, value in row.items() if value is not None} for row in rows])
+
+
+def curves_of(axes):
+    """Returns {label in the legend: the values of its curve}; no two curves look alike."""
+    lines = [line for line in axes.lines if len(line.get_xdata())]
+    looks = {(line.get_color(), line.get_linestyle()) for line in lines}
+    assert len(looks) == len(lines) == len(legend(axes))
+    return {label: list(line.get_ydata()) for label, line in zip(legend(axes), lines)}
+
+
+def test_fids_that_cannot_be_compared_are_curves_of_their_own(figures, tmp_path):
+    a, b = "a" * 64, "b" * 64
+    log = measured((9, 100, a, None), (8, 100, b, "jittor"), (7, 1000, a, None), (6, 100, a, "original"))
+    plot_curves.plot_curves({"run": log}, str(tmp_path))
+    assert curves_of(figures[-1].axes[0]) == {
+        "FID\n100 images, weights aaaaaaaa": [9, 6],
+        "FID\n100 images, weights jittor bbbbbbbb": [8],
+        "FID\n1000 images, weights aaaaaaaa": [7],
+    }
+    plot_curves.plot_curves({"x": log, "y": measured((5, 100, a, None), (4, 100, a, None))}, str(tmp_path))
+    shown = curves_of(figures[-1].axes[0])
+    assert len(shown) == 4 and shown["y\n100 images, weights aaaaaaaa"] == [5, 4]
+    named = measured((5, 100, a, "weights/\udce9$" + "w" * 40))
+    plot_curves.plot_curves({"run": named}, str(tmp_path))
+    assert legend(figures[-1].axes[0])[0].endswith(" aaaaaaaa")
+    same = measured((5, 100, a, "original"))
+    plot_curves.plot_curves({"x": same, "y": same}, str(tmp_path))
+    assert curves_of(figures[-1].axes[0]) == {"x": [5], "y": [5]}
+    assert figures[-1].axes[0].get_ylabel().endswith("\n100 images, weights original aaaaaaaa")
+
+
+# ---------------------------------------------------------------- whatever is drawn, wherever
+def test_the_users_settings_of_matplotlib_change_nothing(finished_run, tmp_path):
+    log = read_log(finished_run[0])
+    draw({"run": log}, tmp_path)
+    plain = {name: (tmp_path / "curves" / name).read_bytes() for name in ("loss.png", "fid.png")}
+    settings = "text.usetex: True\nfont.family: Nowhere\nsavefig.bbox: tight\nlines.linewidth: 9\nno setting\n"
+    (tmp_path / "matplotlibrc").write_text(f"{settings}axes.prop_cycle: cycler('linestyle', ['-'])\n")
+    process = run(
+        "plot_curves.py",
+        tmp_path / "run",
+        "--output_dir",
+        tmp_path / "curves",
+        MATPLOTLIBRC=str(tmp_path / "matplotlibrc"),
+    )
+    assert process.returncode == 0 and not process.stderr, process.stderr
+    assert all((tmp_path / "curves" / name).read_bytes() == before for name, before in plain.items())
+
+
+def make_font(path, letters):
+    """Writes a font in which each of the letters is a box."""
+    from fontTools.fontBuilder import FontBuilder
+    from fontTools.pens.ttGlyphPen import TTGlyphPen
+
+    pen = TTGlyphPen(None)
+    for move, point in zip([pen.moveTo] + [pen.lineTo] * 3, [(100, 0), (100, 800), (800, 800), (800, 0)]):
+        move(point)
+    pen.closePath()
+    names = [".notdef", *(f"uni{ord(letter):04X}" for letter in letters)]
+    font = FontBuilder(1000, isTTF=True)
+    font.setupGlyphOrder(names)
+    font.setupCharacterMap({ord(letter): name for letter, name in zip(letters, names[1:])})
+    font.setupGlyf(dict.fromkeys(names, pen.glyph()))
+    font.setupHorizontalMetrics(dict.fromkeys(names, (900, 100)))
+    font.setupHorizontalHeader(ascent=800, descent=-200)
+    font.setupNameTable({"familyName": path.stem, "styleName": "Regular"})
+    font.setupOS2()
+    font.setupPost()
+    font.save(path)
+
+
+@pytest.mark.filterwarnings("error")  # matplotlib warns of a letter that it draws as a box
+def test_letters_that_matplotlibs_own_font_lacks(figures, tmp_path, monkeypatch, capsys):
+    from matplotlib import font_manager
+
+    for i, letters in enumerate(("慢判", "别器")):
+        make_font(tmp_path / f"Boxes{i}.ttf", letters)
+    (tmp_path / "Broken.ttf").write_bytes(b"no font")
+    fonts = [str(path) for path in tmp_path.glob("*.ttf")]
+    logs = {"plain": small(), "慢判别器": small([{"d_loss": 1, "惩罚": 2}])}
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: fonts)
+    plot_curves.plot_curves(logs, str(tmp_path))
+    assert legend(figures[-1].axes[0]) == list(logs)
+    said = capsys.readouterr().out
+    assert "no. 5 in the pictures is 惩罚\n" in said and "慢" not in said
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [])
+    plot_curves.plot_curves(logs, str(tmp_path))
+    assert legend(figures[-1].axes[0]) == ["plain", "no. 2"]
+    assert "no. 2 in the pictures is 慢判别器\n" in capsys.readouterr().out
+
+
+def test_many_runs_and_long_names(figures, tmp_path, capsys):
+    names = [*(f"run{i}" for i in range(59)), "l" * 100 + "m" * 100]
+    plot_curves.plot_curves(dict.fromkeys(names, small(evaluations=[{"digit_fid": 3}])), str(tmp_path))
+    for figure in figures:
+        figure.draw_without_rendering()
+        looks = {(line.get_color(), line.get_linestyle(), line.get_linewidth()) for line in figure.axes[0].lines}
+        assert len(looks) >= 60  # the thin lines, which are empty, look their own way
+        for axes in figure.axes:
+            box = axes.get_legend().get_window_extent()
+            assert axes.bbox.height >= 450 and box.y0 >= axes.bbox.y1 and box.x1 <= figure.bbox.x1
+            assert box.y1 <= figure.bbox.y1 and not any(box.overlaps(other.bbox) for other in figure.axes)
+    assert legend(axes)[-1] == f"no. 60: {'l' * 20}…{'m' * 20}" and names[-1] in capsys.readouterr().out
+    plot_curves.plot_curves({"run": small([{f"number{i}": 1 for i in range(120)}])}, str(tmp_path))
+    with Image.open(tmp_path / "loss.png") as image:
+        assert image.height == plot_curves.HIGHEST
+
+
+@pytest.mark.parametrize("name", ["loss.png", "run.html"])
+def test_a_target_that_cannot_be_written(tmp_path, name):
+    (tmp_path / "log.json").write_text(json.dumps(small()))
+    (tmp_path / name).mkdir()
+    process = run("plot_curves.py", tmp_path)
+    assert process.returncode == 2 and process.stderr.count("\n") == 1
+    assert f"{name} cannot be written: Is a directory" in process.stderr
+
+
+# ---------------------------------------------------------------- how a log is named
+def test_before_there_is_a_run(tmp_path):
+    what = ["results/log.json: No such file", "python cgan.py", "results/reference/log.json"]
+    refused(tmp_path, ROOT / "plot_curves.py", "results/log.json", names=what)
+    refused(tmp_path, ROOT / "plot_curves.py", ".", names=what)
+
+
+def test_a_folder_is_its_run_and_a_byte_order_mark_does_no_harm(tmp_path):
+    logs = [tmp_path / "run" / "results" / "log.json", tmp_path / "copied" / "log.json"]
+    for path, encoding in zip(logs, ("utf-8-sig", "utf-16")):
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(small()), encoding=encoding)
+    for words in (["~/run", "~/copied"], ["~/run/results", "~/copied/log.json"]):
+        process = run("plot_curves.py", *words, "--output_dir=~/curves", HOME=str(tmp_path), cwd=ROOT)
+        assert process.returncode == 0, process.stderr
+        page = (tmp_path / "curves" / "run.html").read_text(encoding="utf-8")
+        assert '"name": "run' in page and '"name": "copied' in page
+
+
+def test_a_pipe_is_no_log(tmp_path):
+    os.mkfifo(tmp_path / "log.json")
+    refused(tmp_path, ROOT / "plot_curves.py", "log.json", names=["log.json is not a file"])
+    refused(tmp_path, ROOT / "plot_curves.py", "/dev/zero", names=["/dev/zero is not a file"])

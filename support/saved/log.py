@@ -21,6 +21,7 @@ NAMES = {  # of the numbers in a log, and of the panels that several share: (Eng
     "d_accuracy_generated": ("D accuracy, generated", "判别器对生成图的准确率"),
 }
 NOT_DRAWN = ("epoch", "batches", "seconds", "fid_samples")
+ON_INCEPTION = ("fid", "kid")  # the scores that depend on which weights they were measured with
 
 
 def name_of(name):
@@ -41,6 +42,25 @@ def recorded(rows):
     """Returns the names of the numbers in a log's rows, without NAME_last, which goes with NAME."""
     names = dict.fromkeys(name for row in rows for name in row if name not in NOT_DRAWN and is_number(row[name]))
     return [name for name in names if name not in [f"{other}_last" for other in names]]
+
+
+def kind_of(row):
+    """Returns a text that two evaluations share if their FIDs and KIDs can be compared; None if there are none.
+
+    It is made of the number of images and the SHA-256 of the weights.
+    """
+    if any(is_number(row.get(name)) for name in ON_INCEPTION):
+        return f"{row.get('fid_samples')} {row.get('inception_sha256')}"
+
+
+def kinds_of(logs):
+    """Returns {kind_of(row): (English, Chinese)} of all evaluations in logs: what their FIDs were measured with."""
+    kinds = {}
+    for row in (row for log in logs for row in log["evaluations"] if kind_of(row)):
+        name, sha256 = row.get("inception"), str(row.get("inception_sha256") or "?")[:8]
+        weights, count = f"{name} {sha256}" if name else sha256, row.get("fid_samples", "?")
+        kinds.setdefault(kind_of(row), (f"{count} images, weights {weights}", f"{count} 张图、权重 {weights}"))
+    return kinds
 
 
 def check_rows(log, part):
@@ -68,6 +88,10 @@ def check_log(log):
         log.setdefault(key, empty)
     for part in ("epochs", "evaluations", "changes"):
         check_rows(log, part)
+    for held in (log, *log["changes"]):
+        for key in ("config", "environment"):
+            if not isinstance(held.get(key, {}), dict):
+                raise ValueError(f"'{key}' must be a dictionary")
     if not log["epochs"]:
         raise ValueError("it holds no finished epoch yet")
 
@@ -76,21 +100,32 @@ def read_log(path):
     """Returns a log of cgan.py as a dictionary.
 
     "epochs" (at least one) and "evaluations" list dictionaries by ascending "epoch", which hold what the run recorded;
-    "config" and "environment" are dictionaries, of which "changes" lists more by "epoch"; these are not checked.
-    Raises ValueError that names the file and what is wrong.
+    "config" and "environment" are dictionaries, of which "changes" lists more by "epoch"; what is in them is not
+    checked. Raises ValueError that names the file and what is wrong.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe could be read only once, a device without an end
+        raise ValueError(f"{path} is not a file")
     try:
-        with open(path, encoding="utf-8") as file:
-            log = json.load(file)
+        with open(path, "rb") as file:
+            log = json.load(file)  # of bytes it finds the encoding, with a byte-order mark or without
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}")
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError(f"{path} holds no JSON")
     try:
         check_log(log)
     except ValueError as error:
         raise ValueError(f"{path} is not a log of cgan.py: {error}")
     return log
+
+
+def find_log(path):
+    """Returns the path of the log that a path stands for: a folder stands for the run in it, ~ for the home folder."""
+    path = os.path.expanduser(path)
+    if not os.path.isdir(path):
+        return path
+    places = [log_path(path), os.path.join(path, "log.json")]  # the second: results/ itself, or a log copied alone
+    return next(filter(os.path.exists, places), places[0])
 
 
 def save_log(output_dir, log):

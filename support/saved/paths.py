@@ -7,6 +7,7 @@ PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file
 BEST_GENERATOR, REFERENCE_GENERATOR = (
     os.path.join(PROJECT, "results", name, "generator.npz") for name in ("best", "reference")
 )
+REFERENCE_LOG = os.path.join(PROJECT, "results", "reference", "log.json")
 GRID = re.compile(r"(0|[1-9][0-9]*)\.png")  # a sample grid's name: the batches done
 FOLDERS = ("images", "results")  # that a run writes to, under its output_dir
 BESIDE = ".new"  # how the name of a file ends while it is being written
