@@ -12,7 +12,8 @@ from conftest import ROOT, read_log, read_npz, run
 from PIL import Image
 
 from support.pages import networks, page
-from support.saved.log import check_log
+from support.saved import log as saved_log
+from support.saved.log import check_log, kinds_of
 
 pytestmark = pytest.mark.slow
 
@@ -310,6 +311,47 @@ def test_whatever_the_log_holds_is_shown(browser, tmp_path):
     assert "Label FID compares" in text and not [word for word in ("igit", "KID", "accuracy") if word in text]
 
 
+def test_fids_that_cannot_be_compared_are_not_joined(browser, tmp_path):
+    kinds = [("a", 100), ("a", 100), ("b", 100), ("a", 1000)]
+    rows = [
+        {"epoch": i, "fid": 10.0 * i, "kid": None, "digit_fid": i, "inception_sha256": letter * 64, "fid_samples": n}
+        for i, (letter, n) in enumerate(kinds, 1)
+    ]
+    rows[2]["inception"] = "jittor"
+    epochs = [{"epoch": i, "d_loss": i} for i in range(1, 5)]
+    (tmp_path / "log.json").write_text(json.dumps({"epochs": epochs, "evaluations": rows}))
+    path, _ = write_page(tmp_path, tmp_path / "log.json")
+    visit(browser, path)
+    assert_quiet(browser, path)
+    fid, digit_fid = (f"#curves figure:nth-child({i})" for i in (2, 3))
+    lines = browser.find_elements("css selector", f"{fid} path")
+    assert [line.get_attribute("d").count("L") for line in lines] == [1, 0, 0]
+    assert len({line.get_attribute("stroke-dasharray") for line in lines}) == 3
+    assert len(browser.find_elements("css selector", f"{digit_fid} path")) == 1
+    none, weights = "\u2013 (100 images, weights", "aaaaaaaa)"
+    shown = f"{none} {weights} {none} jittor bbbbbbbb) 40.00 (1000 images, weights {weights}"
+    assert " ".join(find(browser, f"{fid} figcaption").text.split()) == f"FID {shown}"
+    assert "30.00 3.000 100 images, weights jittor bbbbbbbb" in find(browser, "#scores").text
+    (tmp_path / "log.json").write_text(json.dumps({"epochs": epochs, "evaluations": rows[:2]}))
+    visit(browser, write_page(tmp_path, tmp_path / "log.json")[0])
+    assert find(browser, f"{fid} figcaption").text.split("\n")[1] == "20.00 (100 images, weights aaaaaaaa)"
+    assert "weights" not in find(browser, "#scores").text
+
+
+def test_a_log_of_very_many_epochs(browser, tmp_path):
+    epochs = [{"epoch": i, "d_loss": 1 / i, "seconds": 2} for i in range(1, 130001)]
+    evaluations = [{"epoch": i, "digit_fid": i} for i in (10, 20, 130000)]
+    (tmp_path / "log.json").write_text(json.dumps({"epochs": epochs, "evaluations": evaluations}))
+    path, _ = write_page(tmp_path, tmp_path / "log.json")
+    visit(browser, path)
+    assert_quiet(browser, path)
+    facts = find(browser, "#runs").text
+    assert "130000 / 130000" in facts and "72 h 13 min" in facts and "2.0 s" in facts
+    rows = data_of(path)["runs"][0]
+    assert (rows["epochs"][0]["epoch"], rows["epochs"][-1]["epoch"]) == (1, 130000)
+    assert len(json.dumps(rows["epochs"])) > page.LARGEST_PAGE // 16 and len(rows["evaluations"]) == 3
+
+
 def save_networks(folder, n_classes, **layers):
     """Writes a log and a checkpoint of two networks of two layers; layers: {network: what is noted of it instead}."""
     rng = np.random.default_rng(0)
@@ -393,7 +435,7 @@ def test_which_networks_a_page_can_compute():
 
 def data_of(path):
     text = path.read_text().partition('<script type="application/json" id="data">')[2]
-    return json.loads(text.partition("</script>")[0])
+    return json.loads(text.partition("</script>")[0], parse_constant=pytest.fail)  # a browser knows no NaN
 
 
 @pytest.mark.parametrize("name, left_out", [("results/checkpoint.npz", "generator"), ("images/50.png", 50)])
@@ -427,12 +469,44 @@ def test_what_does_not_fit_is_left_out(finished_run, tmp_path):
     assert [networks for _, *networks in kept] == [[2, 1], [2, 1], [1, 1], [1, 0], [0, 0]]
 
 
+def test_whatever_a_log_holds_the_page_has_its_size(tmp_path):
+    """Rows are thinned first, whatever is in them; where there are no grids, none are waited for."""
+    values = {f"number{i}": i / 7 for i in range(500)}
+    log = {"epochs": [{"epoch": i, **values} for i in range(1, 1000)], "evaluations": [], "config": {"seed": 1}}
+    check_log(log)
+    target = tmp_path / "run.html"
+    for largest in (page.LARGEST_PAGE, 10**5):  # in the second not even the texts have room
+        assert page.write_page(str(target), {"run": (str(tmp_path / "log.json"), log)}, largest) == []
+        assert [row["epoch"] for row in data_of(target)["runs"][0]["epochs"]][:: 10**6] == [1]
+        assert target.stat().st_size <= max(largest, 2 * 10**5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "many", None, 0, [1]])
+def test_a_number_that_is_none_does_no_harm(tmp_path, value):
+    log = {"epochs": [{"epoch": 7, "d_loss": 1, "batches": value, "extra": [value]}], "evaluations": []}
+    log["epochs"][0]["seconds"] = value if not isinstance(value, float) else None
+    log["epochs"][0]["batches"] = value if not isinstance(value, float) else None
+    log.update(config={"n_epochs": value, "seed": value}, environment={"threads": value})
+    check_log(log)
+    page.write_page(str(tmp_path / "run.html"), {"run": (str(tmp_path / "log.json"), log)})
+    (shown,) = data_of(tmp_path / "run.html")["runs"]
+    assert (shown["n_epochs"], shown["batches_per_epoch"], shown["seconds"]) == (7, 1, 0)
+
+
+def test_a_network_with_a_number_that_is_none_is_left_out(tmp_path):
+    log, _ = save_networks(tmp_path, 10, generator=[{"kind": "Linear", "eps": float("inf")}, {"kind": "Tanh"}])
+    logs = {"run": (str(log), saved_log.read_log(str(log)))}
+    (problem,) = page.write_page(str(tmp_path / "run.html"), logs)
+    assert "checkpoint.npz holds no networks" in problem
+    assert data_of(tmp_path / "run.html")["networks"]["generator"] == problem
+
+
 def test_changes_and_the_command(finished_run):
     log = read_log(finished_run[0])
     log["changes"] = [{"epoch": 2, "config": {"lr": 0.0001}, "environment": {"threads": 1}}, {"epoch": 3}]
     check_log(log)
-    assert page.describe("run", log)["changes"] == ["2: lr 0.0001, threads 1", "3: "]
+    assert page.describe("run", log, kinds_of([log]))["changes"] == ["2: lr 0.0001, threads 1", "3: "]
     log["config"] = {"cpu": True, "data_root": "a b", "ema": None, "dropout": False, "sizes": [3, 4]}
-    command = page.describe("run", log)["command"]
+    command = page.describe("run", log, kinds_of([log]))["command"]
     assert command.startswith("python cgan.py --cpu ") and command.endswith(" --sizes 3 4") and "a b'" in command
     assert "ema" not in command and "dropout" not in command

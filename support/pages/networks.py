@@ -101,7 +101,8 @@ def read_networks(log_path):
         return dict.fromkeys(LEVELS, NOT_KEPT)
     arrays = read_arrays(path)
     with blaming(f"{path} holds no networks of cgan.py"):
-        found = {"sizes": {name: arrays["log"]["config"][name] for name in SIZES}}
+        json.dumps(arrays["layers"], allow_nan=False)  # what a page cannot hold raises here
+        found = {"sizes": {name: int(arrays["log"]["config"][name]) for name in SIZES}}
         for kind, name in (("generator", drawing_name(arrays)), ("discriminator", "discriminator")):
             layers = arrays["layers"].get(name) or NOT_KEPT
             found[kind] = layers if isinstance(layers, str) else (layers, part(arrays, name))

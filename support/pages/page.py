@@ -14,7 +14,7 @@ from PIL import Image
 
 from support.flags import command_line
 from support.pages.networks import LEVELS, NOT_KEPT, pack_within, read_networks
-from support.saved.log import is_number, name_of, panel_of, recorded, run_folder
+from support.saved.log import is_number, kind_of, kinds_of, name_of, panel_of, recorded, run_folder
 from support.saved.paths import atomic_write, find_grids
 
 TEMPLATE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "page.html")
@@ -45,8 +45,8 @@ def read_grids(log_path, count):
     return grids, unreadable
 
 
-def describe(name, log):
-    """Returns what the page shows of a log."""
+def describe(name, log, kinds):
+    """Returns what the page shows of a log; kinds: support.saved.log.kinds_of all logs, which "kind" counts."""
     config, last = log["config"], log["epochs"][-1]
     words = command_line({f"--{flag}": value for flag, value in config.items()})
     shown = {
@@ -54,15 +54,33 @@ def describe(name, log):
         "command": shlex.join(["python", "cgan.py", *words]),
         "facts": {key: str(value) for key, value in {"seed": config.get("seed", "?"), **log["environment"]}.items()},
         "changes": [],
-        "n_epochs": config.get("n_epochs", last["epoch"]),
-        "batches_per_epoch": last.get("batches", 1),
+        "n_epochs": max(last["epoch"], config.get("n_epochs") if is_number(config.get("n_epochs")) else 0),
+        "batches_per_epoch": last["batches"] if is_number(last.get("batches")) and last["batches"] > 0 else 1,
+        "seconds": sum(row["seconds"] for row in log["epochs"] if is_number(row.get("seconds"))),
+        "epochs_logged": len(log["epochs"]),
     }
     for change in log["changes"]:  # "41: lr 0.0001"
         values = {**change.get("config", {}), **change.get("environment", {})}
         shown["changes"].append(f"{change['epoch']}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
     for part in ("epochs", "evaluations"):  # their numbers, and null for what could not be measured
         shown[part] = [{key: row[key] for key in row if row[key] is None or is_number(row[key])} for row in log[part]]
+    for row, measured in zip(shown["evaluations"], log["evaluations"]):
+        if kind_of(measured):
+            row["kind"] = list(kinds).index(kind_of(measured))
     return shown
+
+
+def thin(runs, room):
+    """Thins the longest "epochs" and "evaluations" of runs evenly, until all are JSON of at most `room` bytes."""
+    tables = [(run, part) for run in runs for part in ("epochs", "evaluations")]
+    most = max(len(run[part]) for run, part in tables)
+    while most > 2:
+        size = len(to_json([run[part] for run, part in tables]))
+        if size <= room:
+            break
+        most = max(2, int(most * min(0.9, room / size)))
+        for run, part in tables:
+            run[part] = pick_evenly(run[part], most)
 
 
 def panels(logs):
@@ -76,14 +94,17 @@ def panels(logs):
 
 
 def to_json(data):
-    """Returns `data` as JSON that can stand in a script of an HTML file: no markup in it can end the script."""
-    return json.dumps(data).replace("<", "\\u003c")
+    """Returns `data` as JSON that can stand in a script of an HTML file: no markup in it can end the script.
+
+    Raises ValueError if a number is not finite: JSON has none such.
+    """
+    return json.dumps(data, allow_nan=False).replace("<", "\\u003c")
 
 
 def write_page(path, runs, largest=LARGEST_PAGE):
     """Writes the page of one run or several, in `largest` bytes at most.
 
-    The networks come first, then the grids, of which fewer may do; what does not fit is left out.
+    Of very many epochs some are left out; then the networks come first, then the grids, of which fewer may do.
     runs: {name of the run: (path of its log.json, what support.saved.log.read_log returns for it)}; sample grids and
     checkpoint are looked for beside the log.
     Returns sentences: which file beside a log cannot be read, which network a page cannot compute. Raises OSError.
@@ -103,7 +124,10 @@ def write_page(path, runs, largest=LARGEST_PAGE):
             left_out = [kind for kind in LEVELS if isinstance(networks[kind], str) and networks[kind] != NOT_KEPT]
             problems += [f"{name}: the {kind} is left out of the page: {networks[kind]}" for kind in left_out]
     logs = [log for _, log in runs.values()]
-    data = {"runs": [describe(name, log) for name, (_, log) in runs.items()], "panels": panels(logs)}
+    kinds = kinds_of(logs)
+    data = {"runs": [describe(name, log, kinds) for name, (_, log) in runs.items()], "panels": panels(logs)}
+    thin(data["runs"], largest // 8)
+    data["kinds"] = list(kinds.values())
     data["names"] = {key: name_of(key) for panel in data["panels"] for key in (panel["name"], *panel["keys"])}
     with open(TEMPLATE, encoding="utf-8") as file:
         template = file.read()
@@ -111,7 +135,7 @@ def write_page(path, runs, largest=LARGEST_PAGE):
     for kind in LEVELS:
         networks[kind] = pack_within(kind, networks[kind], room - largest // 8)  # the rest is for grids
         room -= len(to_json(networks[kind]))
-    while len(to_json(grids)) > room:
+    while any(grids) and len(to_json(grids)) > room:
         grids = [pick_evenly(own, len(own) * 9 // 10) for own in grids]
     for run, own in zip(data["runs"], grids):
         run["grids"] = own
