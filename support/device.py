@@ -73,7 +73,7 @@ def describe_gpu():
 def find_nvcc():
     """Returns nvcc's path: nvcc_path, or the first toolkit where Jittor looks; None if there is none.
 
-    A script in PATH that only calls nvcc is none: Jittor takes CUDA's headers and libraries from beside it.
+    A script in PATH that only calls nvcc does not count: Jittor takes CUDA's headers and libraries from beside it.
     """
     if "nvcc_path" in os.environ:
         return shutil.which(os.environ["nvcc_path"])
@@ -107,7 +107,10 @@ def why_not_cuda():
     command = [sys.executable, "-m", "support.device"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "universal_newlines": True, "errors": "replace"}
     for _ in range(2):  # Jittor ends with 0 if it has compiled a part of itself anew, and asks for a second start
-        process = subprocess.run(command, cwd=PROJECT, env={**env, "use_mpi": "0"}, **pipes)
+        try:
+            process = subprocess.run(command, cwd=PROJECT, env={**env, "use_mpi": "0"}, timeout=1800, **pipes)
+        except subprocess.TimeoutExpired:
+            return "a first try took more than half an hour"
         if process.returncode:
             break
     if process.returncode == GPU_WORKS:
@@ -127,14 +130,17 @@ def probe():
 
     hide_space(jittor, jittor_utils.cache_path)
     use_cuda(jittor)
-    if jittor.has_cuda:
+    together = ctypes.c_int()
+    if jittor.has_cuda and ctypes.CDLL("libcuda.so.1").cuDeviceGetAttribute(ctypes.byref(together), 95, 0) == 0:
+        if not together.value:  # blocks that wait for each other, which layers.cuh needs
+            sys.exit("Error: this GPU has no cooperative launch; NVIDIA's of 2016 and later have")
         jittor.nn.Conv(3, 8, 3)(jittor.randn(2, 3, 8, 8)).sync()
         jittor.matmul(jittor.randn(4, 4), jittor.randn(4, 4)).sync()
         sys.exit(GPU_WORKS)
 
 
 def use_cuda(jittor):
-    """Has Jittor, just imported, compute on the GPU if it can, with all bits: its fast mathematics' tanh has 11."""
+    """Has Jittor, just imported, compute on the GPU if it can, without fast math, whose tanh has 11 right bits."""
     if jittor.has_cuda:
         jittor.flags.use_cuda = 1
         jittor.flags.nvcc_flags = jittor.flags.nvcc_flags.replace("--use_fast_math", "")
@@ -230,9 +236,10 @@ def import_jittor():
     if os.environ.get("nvcc_path") != "":
         nvcc = find_nvcc() if count_gpus() else ""
         if nvcc is None:
+            places = os.environ.get("nvcc_path") or f"PATH or {', '.join(NVCC_PLACES)}"
             say(
-                f"There is a GPU, but no nvcc in nvcc_path, PATH or {', '.join(NVCC_PLACES)}: running on the CPU. "
-                "NVIDIA's CUDA toolkit brings it."
+                f"There is a GPU, but no nvcc with CUDA's headers beside it in {places}: running on the CPU. "
+                "NVIDIA's CUDA toolkit brings both."
             )
         os.environ["nvcc_path"] = nvcc or ""
     try:
@@ -248,11 +255,11 @@ def import_jittor():
             f"{jittor_utils.cache_path}: Jittor keeps its compiled code there, and cannot if the path has a space: "
             "set JITTOR_HOME to a folder without one."
         )
-    if not glob.glob(os.path.join(glob.escape(jittor_utils.cache_path), "**", "jittor_core*.so"), recursive=True):
-        say(
-            "First run here: Jittor compiles itself and its kernels, once, for about 3 minutes on 2 cores; "
-            "later runs start within seconds."
-        )
+    folder, what = "", "First run here: Jittor compiles itself and its kernels, once, for about 3 minutes on 2 cores"
+    if os.environ["nvcc_path"]:
+        folder, what = "cu[0-9]*", "Jittor is tried on the GPU: it compiles itself for it once, for about 2 minutes"
+    if not glob.glob(os.path.join(glob.escape(jittor_utils.cache_path), folder, "jittor_core*.so")):
+        say(f"{what}; later runs start within seconds.")
     reason = why_not_cuda() if os.environ["nvcc_path"] else None
     if reason:
         say(f"CUDA does not work with Jittor on this machine: running on the CPU ({reason}).")

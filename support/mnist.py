@@ -48,7 +48,10 @@ class TransformedMNIST(MNIST):
 
     def __iter__(self):
         order, size = np.asarray(self._get_index_list(), np.int32), self.real_batch_size  # this process's share
-        gather = self.gather_on_gpu(order) if jt.flags.use_cuda else lambda first, last: self[order[first:last]]
+        own = type(self).__getitem__ is TransformedMNIST.__getitem__ and not self.keep_numpy_array
+        gather = lambda first, last: self[order[first:last]]  # noqa: E731
+        if jt.flags.use_cuda and own:
+            gather = self.gather_on_gpu(order)
         for i in range(self.batch_len):
             yield self.to_jittor(gather(i * size, min((i + 1) * size, len(order))))
 

@@ -8,6 +8,8 @@ import os
 import shlex
 import subprocess
 
+from support.saved.paths import write_if_new
+
 # What is replaced in Jittor's modules: {module: [(before, after), ...]}; each `before` is there once.
 MENDS = {
     # Since Python 3.13 locals() no longer has what exec("import name") brought in; sys.modules always had it.
@@ -81,10 +83,9 @@ def cuda_flags(cache, version):
     """
     folder = os.path.join(cache, "cuda")
     os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, "npp.h"), "w") as file:
-        for name, most in NPP.items():
-            least = "0" if name.endswith("U") else f"-{most} - 1"
-            file.write(f"#define NPP_MIN_{name} ({least})\n#define NPP_MAX_{name} ({most})\n")
+    least = {name: "0" if name.endswith("U") else f"-{most} - 1" for name, most in NPP.items()}
+    lines = [f"#define NPP_MIN_{name} ({least[name]})\n#define NPP_MAX_{name} ({NPP[name]})\n" for name in NPP]
+    write_if_new(os.path.join(folder, "npp.h"), "".join(lines))
     spec = importlib.util.find_spec("nvidia")
     for pip in map(glob.escape, spec.submodule_search_locations if spec else []):
         parts = glob.glob(f"{pip}/cu{version}/*/*")

@@ -307,6 +307,24 @@ def test_gradients_of_gradients_are_jittors(penalty):
     assert all(found[0][name].any() for name in ("x", "0.weight", "2.weight"))
 
 
+def test_running_statistics_are_those_of_the_passes_before():
+    """Whoever reads them, and whether or not somebody reads the outputs."""
+    layers, found = [nn.Linear(5, 3), nn.BatchNorm1d(3), nn.LeakyReLU(0.2)], []
+    x = jt.array(np.random.default_rng(0).standard_normal((8, 5)).astype(np.float32))
+    for model in (FusedSequential(*layers), nn.Sequential(*layers)):
+        running = layers[1].running_mean
+        running.assign(jt.zeros(3))
+        y = model(x)
+        means = [running.numpy()]
+        with jt.no_grad():
+            model(x)
+        jt.sync_all()
+        means.append(running.numpy())
+        between, y = running.copy(), model(x)
+        found.append([*means, between.numpy(), running.numpy(), y.numpy()])
+    np.testing.assert_allclose(found[0][:4], found[1][:4], rtol=1e-5)
+
+
 def test_embedding_and_its_gradients():
     values = np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
     labels = np.arange(30).reshape(5, 6) % 7

@@ -77,13 +77,13 @@ def source_of(n):
 
 
 class Adam(nn.Adam):
-    """jittor.nn.Adam (Kingma & Ba 2015), whose update is one operator on all cores.
+    """jittor.nn.Adam (Kingma & Ba 2015), whose update is one operator on all cores, or one kernel of a GPU.
 
-    Jittor's own update runs on one core and in several passes over memory. Its option to compile element-wise kernels
-    for all cores is no way out: reductions compiled with it have a data race. Here every element is one core's alone,
-    so that the same seed gives the same bits. Parameters are new ones after a step, as in Jittor, so that the gradient
-    of an output computed before it is still that of the old ones. With weight decay, several groups or settings of a
-    group's own, it is Jittor's update.
+    Jittor's own update makes several passes over memory, on a CPU on one core. Its option to compile element-wise
+    kernels for all cores is no way out: reductions compiled with it have a data race. Here every element is one
+    thread's alone, so that the same seed gives the same bits. Parameters are new ones after a step, as in Jittor, so
+    that the gradient of an output computed before it is still that of the old ones. With weight decay, several groups
+    or settings of a group's own, it is Jittor's update.
     """
 
     def step(self, loss=None, retain_graph=False):

@@ -191,8 +191,9 @@ static KERNEL weight_gradients(Layers<L> layers, int n) {
 template <size_t L, class... Parameters>
 static void start(void (*kernel)(Layers<L>, Parameters...), const Layers<L>& layers, Parameters... parameters) {
     static const int most = [] {
-        int processors = 0;
-        checkCudaErrors(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, 0));
+        int device = 0, processors = 0;
+        checkCudaErrors(cudaGetDevice(&device));
+        checkCudaErrors(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
         return processors;
     }();
     int blocks = 1;

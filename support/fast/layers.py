@@ -12,6 +12,7 @@ import os
 import zlib
 
 from support.device import jt, nn
+from support.saved.paths import write_if_new
 
 
 def header(name, text):
@@ -21,11 +22,7 @@ def header(name, text):
     name changes with the text, and so the operators that include it are compiled anew.
     """
     path = os.path.join(jt.flags.cache_path, f"{zlib.crc32(text.encode()):08x}_{name}")
-    if not os.path.exists(path):
-        temporary = f"{path}.{os.getpid()}"
-        with open(temporary, "w") as file:
-            file.write(text)
-        os.replace(temporary, path)
+    write_if_new(path, text)
     return f'#include "{path}"\n'
 
 
@@ -38,6 +35,7 @@ HEADERS = {
     processor: header(name, read(name).replace('#include "layer.h"', read("layer.h")))
     for processor, name in (("cpu", "layers.h"), ("cuda", "layers.cuh"))
 }
+MOST_LAYERS = 24  # in a Stack: a GPU's kernel takes them as its arguments, of at most 4 KB
 PANEL = 32  # items of a batch that layers.h computes together, at most (its NR)
 
 
@@ -83,7 +81,7 @@ class Stack:
         inputs = [f"x{i}" for i in range(len(widths))]
         rows = ", ".join(f"{{{x}, {width}}}" for x, width in zip(inputs, widths))
         calls = [f"Input inputs[] = {{{rows}}}", "forward(layers, inputs, n, kept, y)"]
-        self.forward = self.source(calls, [*inputs, *names, *running], ["y", "kept"])
+        self.forward = self.source(calls, [*inputs, *names], ["y", "kept", *running])
         self.backward = self.source(
             ["backward(layers, n, dy, kept, deltas)"], ["dy", "kept", *names], ["deltas", *d_vectors]
         )
@@ -162,9 +160,13 @@ def code(source, headers, data, *variables):
     return jt.code(*variables, data=data, **sources)
 
 
-def new_vars(source, n, inputs, shapes):
-    """Returns new Vars of these shapes."""
-    return code(source, HEADERS, {"n": n}, shapes, ["float32"] * len(shapes), inputs)
+def new_vars(source, n, inputs, shapes, changed=()):
+    """Returns new Vars of these shapes. changed: Vars that are written in place, after the new ones."""
+    if not changed:  # makes its outputs itself, in less time
+        return code(source, HEADERS, {"n": n}, shapes, ["float32"] * len(shapes), inputs)
+    outputs = [jt.empty(shape) for shape in shapes]
+    code(source, HEADERS, {"n": n}, inputs, [*outputs, *changed])
+    return outputs
 
 
 class StackFunction(jt.Function):
@@ -188,7 +190,7 @@ class StackFunction(jt.Function):
         kept += sum((items + 1) * group["n_out"] for group in stack.numbers if "norm" in group)
         running = [var for norm in stack.norms for var in (norm.running_mean, norm.running_var)]
         shapes = [(n, stack.numbers[-1]["n_out"]), (kept,)]
-        y, self.kept = new_vars(stack.forward, n, [*variables, *running], shapes)  # moves the running statistics
+        y, self.kept = new_vars(stack.forward, n, list(variables), shapes, running)
         return y
 
     def grad(self, dy):
@@ -244,10 +246,11 @@ def leaky_slope(layer):
 
 
 class Embedding(nn.Embedding):
-    """jittor.nn.Embedding, whose gradient on a GPU is added up in an order that changes from run to run."""
+    """jittor.nn.Embedding whose gradient is added up in a fixed order on a GPU too, in which Jittor's varies."""
 
     def execute(self, x):
-        return Lookup()(self.weight, x) if jt.flags.use_cuda else super().execute(x)
+        ours = jt.flags.use_cuda and self.weight.dtype == "float32"
+        return Lookup()(self.weight, x) if ours else super().execute(x)
 
 
 class Lookup(jt.Function):
@@ -278,9 +281,10 @@ class FusedSequential(nn.Sequential):
 
     def parts(self, widths):
         """Returns the layers, with all of them that a Stack computes replaced by it; the first takes all inputs."""
-        # What the parts depend on: which layers there are, and what is set on them
+        # What the parts depend on: which layers there are, and what is set on them beside their parameters
         layers = self.layers.values()
-        now = [widths, *layers, *(value for layer in layers for value in vars(layer).values())]
+        set_on_them = (value for layer in layers for value in vars(layer).values())
+        now = [widths, *layers, *(value for value in set_on_them if not isinstance(value, jt.Var))]
         then = self.__dict__.get("known", ())
         if len(now) != len(then) or widths != then[0] or not all(map(operator.is_, now[1:], then[1:])):
             layers = [layer for layer in self if not (is_known(layer, nn.Dropout) and not (layer.is_train and layer.p))]
@@ -298,7 +302,7 @@ def find_stacks(layers, widths):
     width = sum(widths)  # of what the next layer gets; None: not known
     while layers:
         layer = layers.pop(0)
-        if is_linear(layer) and width in (None, layer.weight.shape[1]):
+        if is_linear(layer) and width in (None, layer.weight.shape[1]) and len(groups) < MOST_LAYERS:
             width = layer.weight.shape[0]
             norm = layers.pop(0) if is_norm(layers[0]) else None
             groups.append((layer, norm, layers.pop(0) if is_activation(layers[0]) else None))

@@ -61,7 +61,7 @@ def describe_code():
     if not commit:
         with open(os.path.join(PROJECT, "cgan.py"), "rb") as file:
             return f"cgan.py {hashlib.sha256(file.read()).hexdigest()[:12]}"
-    changes = output_of("git", "diff", "HEAD", "--", "*.py", "*.h")
+    changes = output_of("git", "diff", "HEAD", "--", "*.py", "*.h", "*.cuh")
     beside = ("--", ":(glob)*.py", "support")  # and not all of an environment that lies in the folder
     for name in output_of("git", "ls-files", "-z", "--others", "--exclude-standard", *beside).split(b"\0")[:-1]:
         with open(os.path.join(os.fsencode(PROJECT), name), "rb") as file:  # such as a my_cgan.py beside cgan.py
@@ -201,9 +201,9 @@ class Run:
         for name, value in values.items():
             if name in NOT_DRAWN or name.endswith("_last"):
                 raise ValueError(f"{name}: the log has a number of this name already")
-            self.recorded[-1][name] = value
+            self.recorded[-1][name] = value.detach() if isinstance(value, jt.Var) else float(value)
         batch = len(self.recorded) - 1
-        if jt.flags.use_cuda and batch % PROGRESS_INTERVAL:
+        if jt.flags.use_cuda and batch % PROGRESS_INTERVAL and batch - self.fetched < PROGRESS_INTERVAL:
             return
         self.fetch()
         shown = self.recorded[-1].items()
@@ -226,8 +226,11 @@ class Run:
             tqdm.write(f"[Epoch {self.epoch}/{self.opt.n_epochs}] {text}")
 
     def grid_due(self):
-        """Returns whether a sample grid belongs after this batch."""
-        return self.first_process and self.batches_done % self.opt.sample_interval == 0
+        """Returns whether a sample grid belongs after this batch; raises FloatingPointError as record does."""
+        due = self.first_process and self.batches_done % self.opt.sample_interval == 0
+        if due:
+            self.fetch()  # of networks that have diverged there is none
+        return due
 
     def grid_path(self):
         return grid_path(self.opt.output_dir, self.batches_done)

@@ -1,5 +1,6 @@
 """Where the project and a run keep their files, and how a file is written so that no kill can leave half of it."""
 
+import contextlib
 import os
 import re
 
@@ -72,6 +73,17 @@ def clear_leftovers(output_dir):
     for path in [path + BESIDE for path in single_files(output_dir)] + grids:
         if os.path.exists(path):
             os.remove(path)
+
+
+def write_if_new(path, text):
+    """Writes a file of Jittor's cache, in one move, unless it has this text already: another process may read it."""
+    with contextlib.suppress(OSError), open(path) as file:
+        if file.read() == text:
+            return
+    beside = f"{path}.{os.getpid()}"
+    with open(beside, "w") as file:
+        file.write(text)
+    os.replace(beside, path)
 
 
 def atomic_write(path, write):
