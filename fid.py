@@ -11,28 +11,50 @@ Smaller is more alike; 0 is reached by equal sets. The value depends on how many
 
     python fid.py real_folder generated_folder
     python fid.py mnist generated_folder --features digits      on a digit classifier's features, no download
+    python fid.py real_folder --save_stats real.npz             keeps what FID needs of a set
+    python fid.py real.npz generated_folder                     takes it instead of the images
 """
 
+import hashlib
+import os
 import sys
+from typing import Callable, NamedTuple
 
 import numpy as np
+from PIL import Image
 from scipy import linalg
 from tqdm import tqdm
 
 from support.flags import Parser, whole_number
 from support.images import image_source, open_image
-from support.inception_weights import weights_file
+from support.inception_weights import sha256, weights_file
+from support.mpi import refuse
+from support.saved.classifier import WEIGHTS
+from support.saved.paths import atomic_write
+from support.saved.statistics import Statistics, check_fit, new_file, save_statistics
 
 
 def parse_flags(argv=None):
     """Returns the flags of the command line; ends with one line and status 2 if one is wrong."""
     parser = Parser("FID and KID between two sets of images; smaller is more alike.")
-    for name in ("real", "generated"):
-        parser.add_argument(name, type=image_source, help="a folder of PNG or JPEG images, or mnist (its test set)")
+    what = "a folder of images, an .npz or .npy of images or statistics, or mnist (its test set)"
+    parser.add_argument("real", type=image_source, help=what)
+    parser.add_argument("generated", type=image_source, nargs="?", help="the same; not needed with --save_stats")
     parser.add_argument("--features", choices=["inception", "digits"], default="inception", help="whose features")
     parser.add_argument("--inception_weights", type=weights_file, help="a file, or original (default: Jittor's)")
     parser.add_argument("--batch_size", type=whole_number(1), default=50, help="images at a time")
-    return parser.parse_args(argv)
+    parser.add_argument("--save_stats", type=new_file, metavar="FILE", help="keep the statistics of real in this .npz")
+    opt = parser.parse_args(argv)
+    if opt.generated is None and not opt.save_stats:
+        parser.error("the following arguments are required: generated (or --save_stats)")
+    if opt.save_stats and isinstance(opt.real, Statistics):
+        parser.error("argument --save_stats: real is a file of statistics already")
+    opt.weights = WEIGHTS if opt.features == "digits" else opt.inception_weights
+    try:
+        check_fit((opt.real, opt.generated), opt.features, opt.weights and sha256(opt.weights))
+    except ValueError as error:
+        parser.error(error)
+    return opt
 
 
 if __name__ == "__main__":
@@ -45,16 +67,21 @@ from support.inception import find_hub_weights, load_inception
 from support.mnist import load_mnist
 
 
+def checked(features):
+    """Returns features (n, d) as float64; raises ValueError if they are not finite, or n < 2."""
+    features = np.asarray(features, np.float64)
+    if features.ndim == 2 and len(features) < 2:
+        raise ValueError(f"a set needs at least 2 images, not {len(features)}")
+    if not np.isfinite(features).all():
+        raise ValueError("features must be finite, but hold NaN or infinity")
+    return features
+
+
 def as_features(a, b):
     """Returns both sets as float64; raises ValueError if they are not (n, d) and (m, d), finite, n, m >= 2."""
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    a, b = checked(a), checked(b)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(f"features must be (n, d) and (m, d), not {a.shape} and {b.shape}")
-    for features in (a, b):
-        if len(features) < 2:
-            raise ValueError(f"a set needs at least 2 images, not {len(features)}")
-        if not np.isfinite(features).all():
-            raise ValueError("features must be finite, but hold NaN or infinity")
     return a, b
 
 
@@ -68,14 +95,24 @@ def frechet_distance(a, b):
     C_a = A'A and C_b = B'B, and the eigenvalues of C_a C_b are the squared singular values of A B'. So the trace
     of the root is their sum. If n > d, A's triangular factor (d, d) stands in for it: A'A = R'R.
     """
-    a, b = as_features(a, b)
-    mean_term = np.sum((a.mean(0) - b.mean(0)) ** 2)
-    a, b = ((x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b))
-    spread = np.sum(a**2) + np.sum(b**2)  # trace(C_a) + trace(C_b)
+    return distance_of_statistics(*map(describe, as_features(a, b)))
+
+
+def describe(features):
+    """Returns the Statistics of features (n, d), float64."""
+    n, d = features.shape
+    mean = features.mean(0)
+    centred = (features - mean) / np.sqrt(n - 1)
     # scipy's wheels bring a fast LAPACK, which a numpy that pip built from source lacks
-    a, b = (linalg.qr(x, mode="r")[0][: x.shape[1]] if len(x) > x.shape[1] else x for x in (a, b))
-    trace_of_root = linalg.svdvals(a @ b.T).sum()
-    return float(max(mean_term + spread - 2 * trace_of_root, 0.0))  # rounding may end just below 0
+    factor = linalg.qr(centred, mode="r")[0][:d] if n > d else centred
+    return Statistics(mean, np.sum(centred**2), factor, n)
+
+
+def distance_of_statistics(a, b):
+    """Returns the Fréchet distance between two Statistics."""
+    trace_of_root = linalg.svdvals(a.factor @ b.factor.T).sum()
+    distance = np.sum((a.mean - b.mean) ** 2) + (a.spread + b.spread) - 2 * trace_of_root
+    return float(max(distance, 0.0))  # rounding may end just below 0
 
 
 def kernel_distance(a, b):
@@ -117,42 +154,113 @@ def inception_features(images, weights=None, batch_size=50):
         return in_parts(features, images, size=batch_size)
 
 
-def read_image(path, mode, size):
-    """Returns an image file as (C, size, size) in [-1, 1], resized as pytorch-fid does; mode: PIL's "L" or "RGB"."""
-    pixels = np.asarray(open_image(path).convert(mode), np.float32) / 127.5 - 1
+def read_image(item, mode, size):
+    """Returns an image as (C, size, size) in [-1, 1], resized as pytorch-fid does; mode: PIL's "L" or "RGB".
+
+    item: its path, or an array (H, W) or (H, W, 3) uint8.
+    """
+    image = open_image(item) if isinstance(item, str) else Image.fromarray(item)
+    pixels = np.asarray(image.convert(mode), np.float32) / 127.5 - 1
     pixels = pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
     return nn.resize(jt.array(pixels[None]), (size, size), mode="bilinear", align_corners=False).numpy()[0]
 
 
-def features_of(source, extract, mode, size, batch_size):
-    """Returns the features (N, d) of a source as `image_source` returns it.
+def features_of(images, extract, batch_size):
+    """Returns the features (N, d) of N images: extract(images[i:j]) of batch_size at a time, with a progress bar."""
+    starts = tqdm(range(0, len(images), batch_size), desc="features", disable=None)
+    return np.concatenate([extract(images[start : start + batch_size]) for start in starts])
 
-    extract: a function of images (N, C, size, size) in [-1, 1] that returns their features.
+
+def kept_features(images, extract, batch_size, weights):
+    """Returns features_of(images, ...), kept in Jittor's cache: the second time nothing is computed.
+
+    images: an array; weights: the SHA-256 of the weights behind `extract`.
     """
-    images = load_mnist(train=False).arrays()[0] if source == "mnist" else source
-    features = []
-    for start in tqdm(range(0, len(images), batch_size), desc="features", disable=None):
-        batch = images[start : start + batch_size]
-        if source != "mnist":
-            batch = np.stack([read_image(path, mode, size) for path in batch])
-        features.append(extract(batch))
-    return np.concatenate(features)
+    name = hashlib.sha256(weights.encode() + images.tobytes()).hexdigest()
+    path = os.path.join(jt.compiler.ck_path, f"features-{name}.npy")
+    try:
+        features = np.load(path, allow_pickle=False)
+        print(f"its features were computed before; delete {path} to have them computed anew")
+    except (OSError, ValueError, EOFError):  # missing or damaged
+        features = features_of(images, extract, batch_size)
+        try:
+            atomic_write(path, lambda file: np.save(file, features))
+        except OSError as error:
+            print(f"its features cannot be kept for the next time: {error}")
+    return features
+
+
+class Network(NamedTuple):
+    """What computes features: extract, images (N, C, size, size) in [-1, 1] -> (N, d); mode: PIL's name of C's kind."""
+
+    extract: Callable
+    mode: str
+    size: int
+    weights: str  # the SHA-256 of its file
+
+
+def load_network(opt):
+    """Returns the Network that the flags name, None if they name none and no images are to be seen by it."""
+    if opt.features == "digits":
+        model = digit_classifier.load(opt.weights)
+        settings = (lambda images: digit_classifier.read_labels(model, images)[0]), "L", digit_classifier.IMG_SIZE
+        return Network(*settings, sha256(opt.weights))
+    if all(isinstance(source, Statistics) for source in (opt.real, opt.generated)):
+        return None
+    weights = opt.weights or find_hub_weights()
+    if not weights:
+        sys.exit(2)
+    model = load_inception(weights)
+    return Network(lambda images: inception_features(images, model, opt.batch_size), "RGB", 299, sha256(weights))
+
+
+def measure(name, source, network, batch_size):
+    """Prints what a source is; returns its features (N, d), None of Statistics, and the size MNIST was prepared at."""
+    if isinstance(source, str):  # mnist
+        images, _ = load_mnist(train=False).arrays()
+        size = images.shape[-1]
+        print(f"{name}: {len(images)} images, MNIST's test set, prepared at {size} x {size}")
+        return kept_features(images, network.extract, batch_size, network.weights), size
+    print(f"{name}: {source.said}")
+    if isinstance(source, Statistics):
+        return None, source.size
+
+    def extract(items):
+        return network.extract(np.stack([read_image(item, network.mode, network.size) for item in items]))
+
+    return features_of(source.items, extract, batch_size), 0
 
 
 def main(opt):
-    if opt.features == "digits":
-        classifier = digit_classifier.load()
-        settings = (lambda images: digit_classifier.read_labels(classifier, images)[0]), "L", digit_classifier.IMG_SIZE
+    """Prints the scores; returns the program's exit status. Raises ValueError if there is no value."""
+    network = load_network(opt)
+    check_fit((opt.real, opt.generated), opt.features, network and network.weights)
+    sets, statistics, status = [], [], 0
+    for name, source in ("real", opt.real), ("generated", opt.generated):
+        if source is None:
+            return status
+        features, size = measure(name, source, network, opt.batch_size)
+        sets.append(features)
+        statistics.append(source if features is None else describe(checked(features)))
+        if name == "real" and opt.save_stats:
+            try:  # what was saved is used, so that the file gives the same value to the last digit
+                of = {"features": opt.features, "weights": network.weights, "size": size}
+                statistics[0] = save_statistics(opt.save_stats, features, **of)
+                print(f"wrote {opt.save_stats}")
+            except OSError as error:
+                print(f"{opt.save_stats} cannot be written: {error.strerror or error}", file=sys.stderr)
+                status = 1
+    counts = " and ".join(str(source.count or "unknown") for source in statistics)
+    print(f"FID: {distance_of_statistics(*statistics):.4f} ({counts} images)")
+    if any(features is None for features in sets):
+        print("KID is left out: it needs all features of both sets, which statistics do not hold")
     else:
-        weights = opt.inception_weights or find_hub_weights()
-        if not weights:
-            sys.exit(2)
-        model = load_inception(weights)
-        settings = (lambda images: inception_features(images, model, opt.batch_size)), "RGB", 299
-    real, generated = (features_of(source, *settings, opt.batch_size) for source in (opt.real, opt.generated))
-    print(f"FID: {frechet_distance(real, generated):.4f} ({len(real)} and {len(generated)} images)")
-    print(f"KID: {kernel_distance(real, generated):.6f}")
+        print(f"KID: {kernel_distance(*sets):.6f}")
+    return status
 
 
 if __name__ == "__main__":
-    main(opt)
+    try:
+        sys.exit(main(opt))
+    except ValueError as error:
+        refuse(error)

@@ -8,9 +8,9 @@ idx.py                  reads and checks the files that data come in;  mnist.py 
 evaluation.py           what an evaluation measures
 digit_classifier.py     a classifier for scores that mean something on digits; its weights beside it
 inception_weights.py    reads and finds the weights behind FID;  inception.py  the network
-images.py               reads pictures that people bring
+images.py               finds and reads the images that people bring
 fast/                   the same numbers, faster: layers.py with layers.h and for GPUs layers.cuh, adam.py
-saved/                  what a run leaves on disk: paths.py, log.py, checkpoint.py, classifier.py
+saved/                  what a run leaves on disk: paths.py, log.py, checkpoint.py, classifier.py, statistics.py
 pages/                  what people look at, made from that: pictures.py, page.py, page.html, networks.py, animation.py
 runs/                   what makes it: run.py, process.py, resume.py
 

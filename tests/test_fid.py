@@ -13,9 +13,11 @@ import fid
 from benchmarks.few_images import draw_features, sqrtm_distance
 from support import digit_classifier
 from support.device import jt, nn
+from support.images import Images
 from support.inception import without_padding
 from support.inception_weights import ORIGINAL, PACKAGE
 from support.mnist import load_mnist
+from support.saved.statistics import save_statistics
 
 
 @pytest.mark.parametrize(
@@ -54,6 +56,20 @@ def test_frechet_distance_of_any_shape_and_scale(n, m, d, power, constant, seed)
     assert isinstance(distance, float) and distance >= 0
     assert abs(distance - expected) <= 1e-6 * (expected + traces)
     assert fid.frechet_distance(b, a) == pytest.approx(distance, rel=1e-9, abs=1e-12 * traces)
+
+
+@pytest.mark.parametrize("n, m, d", [(500, 300, 64), (50, 500, 64), (40, 30, 500), (2, 2, 20)])
+def test_statistics_stand_for_the_features(tmp_path, n, m, d):
+    """With more features than images too, whose covariance has no full rank."""
+    a, b = draw_features(n, d, seed=1), 1.1 * draw_features(m, d, seed=2)
+    known = {"features": "digits", "weights": "abc", "size": 32}
+    saved = save_statistics(tmp_path / "a.npz", a, **known)
+    assert (saved.count, saved.features, saved.weights, saved.size) == (n, "digits", "abc", 32)
+    assert fid.distance_of_statistics(saved, fid.describe(b)) == pytest.approx(fid.frechet_distance(a, b), rel=1e-7)
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
+        np.testing.assert_allclose(file["mean"], a.mean(0), rtol=1e-12)
+        np.testing.assert_allclose(file["covariance"], np.cov(a, rowvar=False), rtol=1e-9, atol=1e-9)
+        assert file["mean"].dtype == file["covariance"].dtype == np.float64
 
 
 @pytest.mark.parametrize("n, d", [(500, 64), (100, 2048)])
@@ -169,8 +185,10 @@ def test_batch_size_reaches_inception(monkeypatch):
 
     monkeypatch.setattr(fid, "load_inception", lambda weights: Recorder())
     monkeypatch.setattr(fid, "read_image", lambda path, mode, size: np.zeros((1, 4, 4), np.float32))
-    flags = {"features": "inception", "inception_weights": "weights", "batch_size": 60}
-    fid.main(argparse.Namespace(real=list("x" * 70), generated=list("x" * 70), **flags))
+    monkeypatch.setattr(fid, "sha256", lambda path: "")
+    images = Images(list("x" * 70), "70 images")
+    flags = {"features": "inception", "weights": "weights", "batch_size": 60, "save_stats": None}
+    fid.main(argparse.Namespace(real=images, generated=images, **flags))
     assert sizes == 2 * [60, 10]
 
 

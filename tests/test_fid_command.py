@@ -4,20 +4,25 @@ import argparse
 import io
 import os
 import re
+import shutil
 import struct
 import tempfile
 import zlib
 
 import numpy as np
 import pytest
-from conftest import refused, run
+from conftest import ROOT, Hostile, read_npz, refused, run
 from damage import damaged
 from hypothesis import given, settings
 from PIL import Image
 
 import fid
-from support.images import image_source, open_image
+from support.device import jt
+from support.images import find_images, image_source, open_image
+from support.inception_weights import sha256
 from support.mnist import load_mnist
+from support.saved.classifier import WEIGHTS
+from support.saved.statistics import save_statistics
 
 SCRIPT = fid.__file__
 
@@ -104,10 +109,14 @@ def test_images_are_read_as_they_are_shown(tmp_path):
         assert open_image(path).mode == "P" and same(path)
         palette.save(path, transparency=200)  # a colour that no pixel has
         assert same(path)
+        for ending in ("bmp", "tif", "gif", "ppm"):
+            assert same(saved(tmp_path / f"x.{ending}", pixels)), ending
+        assert same(saved(tmp_path / "x.webp", pixels, lossless=True))
         for orientation, turned in ((6, np.rot90(pixels)), (3, np.rot90(pixels, 2)), (2, pixels[:, ::-1])):
             exif = Image.Exif()
             exif[0x0112] = orientation
             assert same(saved(path, np.ascontiguousarray(turned), exif=exif.tobytes()))
+            assert same(saved(tmp_path / "x.tif", np.ascontiguousarray(turned), exif=exif.tobytes()))
     assert np.array_equal(np.asarray(open_image(saved(path, GRAY > 100)).convert("L")), np.uint8(GRAY > 100) * 255)
 
 
@@ -144,16 +153,211 @@ def test_images_without_one_meaning_are_refused_by_name(digits, tmp_path):
         (lambda: saved(path, transparent(GRAY, 0)), "transparent"),
         (lambda: palette.save(path, transparency=3), "transparent"),
         (lambda: image.save(path, save_all=True, append_images=[image.rotate(90)]), "animated"),
+        *[
+            (lambda kind=kind: image.save(path, kind, save_all=True, append_images=[image.rotate(90)]), "animated")
+            for kind in ("GIF", "TIFF", "WEBP")
+        ],
         (lambda: image.convert("CMYK").save(path, "JPEG"), "CMYK"),
-        (lambda: image.save(path, "GIF"), "PNG or JPEG"),
-        (lambda: path.write_bytes(b""), "PNG or JPEG"),
+        (lambda: Image.fromarray(np.float32(GRAY)).save(path, "TIFF"), "8-bit gray or RGB"),
+        (lambda: image.save(path, "TGA"), "PNG, JPEG, WEBP"),
+        (lambda: path.write_bytes(b""), "PNG, JPEG, WEBP"),
     ]:
         write()
         with pytest.raises(argparse.ArgumentTypeError, match=f"{re.escape(str(path))}.*{what}"):
             image_source(str(folder))
     refused(tmp_path, SCRIPT, "mnist", folder, "--features", "digits", names=["argument generated", "strange.png"])
     os.remove(path)
-    assert len(image_source(str(folder))) == 2
+    assert len(image_source(str(folder)).items) == 2
+
+
+def test_folders_are_read_with_those_below_them(digits, tmp_path):
+    """Class folders, in any format, without what systems leave; a link back to the top is no second set."""
+    folder = save(tmp_path / "set", digits[:2])
+    save(folder / "class 1", digits[2:5], "{}.WEBP")
+    save(folder / "class 1/more", digits[5:6], "{}.jpg")
+    (folder / "class 1/again").symlink_to(folder)
+    for name in (".DS_Store", "Thumbs.db", "._0.png", "__MACOSX/1.png", ".ipynb_checkpoints/0-checkpoint.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"no image")
+    for name in ("labels.txt", "class 1/labels.txt", "README", "class 1/photo.HEIC"):
+        (folder / name).write_text("")
+    images = image_source(str(folder))
+    assert [os.path.relpath(path, folder) for path in images.items] == [
+        "0.png",
+        "1.png",
+        *(f"class 1/{i}.WEBP" for i in range(3)),
+        "class 1/more/0.jpg",
+    ]
+    assert images.said == (
+        f"6 images in {folder} (1 .jpg, 2 .png, 3 .webp; left out: 1 .heic, 2 .txt, 1 without an ending)"
+    )
+    for path in images.items[1:]:
+        os.remove(path)
+    with pytest.raises(argparse.ArgumentTypeError, match=r"at least 2 .*holds 1; left out: 1 \.heic"):
+        image_source(str(folder))
+
+
+def test_a_runs_own_sheets_are_refused_by_name(tmp_path):
+    """In this repository's folders and in a run's, from above too; but not whatever a number names."""
+    refused(tmp_path, SCRIPT, "mnist", ROOT / "images/reference", names=["argument generated", "0.png", "sheet"])
+    with pytest.raises(ValueError, match=r"digits\.png is a run's own sheet"):
+        find_images(ROOT / "images/best")
+    shutil.copytree(ROOT / "images/reference", tmp_path / "images", ignore=shutil.ignore_patterns("*.gif"))
+    assert len(find_images(tmp_path).items) == 6  # no results beside them
+    (tmp_path / "results").mkdir()
+    for folder in (tmp_path / "images", tmp_path):
+        with pytest.raises(ValueError, match=r"0\.png is a run's own sheet of many digits"):
+            find_images(folder)
+    rng = np.random.default_rng(0)
+    for size in (28, 32, 64, 299):
+        shutil.rmtree(tmp_path / "images")
+        save(tmp_path / "images", rng.integers(0, 256, (3, size, size), dtype=np.uint8))
+        assert len(find_images(tmp_path).items) == 3
+
+
+def test_mnist_that_is_also_a_folder(digits, tmp_path):
+    save(tmp_path / "mnist", digits[:2])
+    refused(tmp_path, SCRIPT, "mnist", "mnist", "--features", "digits", names=["argument real", "./mnist", "rename"])
+
+
+def test_arrays_are_images_too(digits, tmp_path):
+    """As they are in files: gray and colour, channels first or last, in 8 bits or between -1 and 1."""
+    colour = np.stack([digits[:4], digits[4:8], digits[8:12]], axis=3)
+    floats = np.float32(digits[:4, None]) / 127.5 - 1
+    for source, expected in [
+        (digits[:4], digits[:4]),
+        (digits[:4, None], digits[:4]),
+        (digits[:4, ..., None], digits[:4]),
+        (colour, colour),
+        (colour.transpose(0, 3, 1, 2), colour),
+        (floats, digits[:4]),
+    ]:
+        np.save(tmp_path / "images.npy", source)
+        np.savez(tmp_path / "images.npz", images=source, labels=np.arange(4))
+        for name in ("images.npy", "images.npz"):
+            images = image_source(str(tmp_path / name))
+            assert np.array_equal(images.items, expected) and images.said == f"4 images in {tmp_path / name}"
+            Image.fromarray(images.items[0])
+    for arrays, what in [
+        ({"x": digits[:1]}, r"\(1, 32, 32\).*N of at least 2"),
+        ({"x": np.zeros((4, 3, 32, 3), np.uint8)}, r"\(4, 3, 32, 3\)"),
+        ({"x": floats / 2 + 0.5}, "from -1 .* not from 0 to 1"),
+        ({"x": np.full_like(floats, np.nan)}, "not from nan"),
+        ({"x": digits[:4].astype(int)}, "int64.*uint8"),
+        ({"x": digits[:4], "y": digits[:4]}, r"2 arrays \(x, y\)"),
+        ({"labels": np.arange(4)}, "0 arrays"),
+        ({"x": np.array([Hostile()])}, "allow_pickle"),
+    ]:
+        np.savez(tmp_path / "bad.npz", **arrays)
+        with pytest.raises(argparse.ArgumentTypeError, match=f"{tmp_path / 'bad.npz'}.*{what}"):
+            image_source(str(tmp_path / "bad.npz"))
+    (tmp_path / "bad.npz").write_bytes(b"PK\3\4")
+    with pytest.raises(argparse.ArgumentTypeError, match="cannot be read as"):
+        image_source(str(tmp_path / "bad.npz"))
+
+
+@pytest.fixture
+def lines(capsys, monkeypatch, tmp_path):
+    """A function that runs fid.py in this process, with a cache of its own; returns the lines that it prints."""
+    monkeypatch.setattr(jt.compiler, "ck_path", str(tmp_path))
+
+    def run_here(*args):
+        assert fid.main(fid.parse_flags([str(arg) for arg in args])) == 0
+        return capsys.readouterr().out.splitlines()
+
+    return run_here
+
+
+def test_a_set_is_scored_alike_however_it_comes(digits, tmp_path, lines):
+    """A folder, class folders, 8-bit and float arrays: the same values, and each line says what was read."""
+    folder, classes = save(tmp_path / "flat", digits[:40]), tmp_path / "classes"
+    classes.mkdir()
+    for start in (0, 20):
+        save(classes / f"class {start}", digits[start : start + 20], "{:02}.bmp")
+    np.save(tmp_path / "x.npy", digits[:40])
+    np.savez(tmp_path / "x.npz", images=np.float32(digits[:40, None]) / 127.5 - 1)
+    scores = []
+    for source in (folder, classes, tmp_path / "x.npy", tmp_path / "x.npz"):
+        generated, *found = lines("mnist", source, "--features", "digits")[-3:]
+        assert generated.startswith(f"generated: 40 images in {source}") and "40 images)" in found[0]
+        scores.append([float(re.search(r"ID: (-?[\d.]+)", line)[1]) for line in found])
+    np.testing.assert_allclose(scores, scores[:1] * 4, rtol=1e-4, atol=1e-5)
+
+
+def test_mnist_is_measured_once(digits, tmp_path, lines, monkeypatch):
+    """The second time its features are there; a damaged file is replaced, one that cannot be written is no obstacle."""
+    seen, read = [], fid.digit_classifier.read_labels
+    monkeypatch.setattr(fid.digit_classifier, "read_labels", lambda *args: seen.append(len(args[1])) or read(*args))
+    command = "mnist", save(tmp_path / "set", digits[:20]), "--features", "digits", "--batch_size", "5000"
+    first = lines(*command)
+    assert first[0] == "real: 10000 images, MNIST's test set, prepared at 32 x 32" and seen == [5000, 5000, 20]
+    (kept,) = tmp_path.glob("features-*.npy")
+    second = lines(*command)
+    assert seen == [5000, 5000, 20, 20] and str(kept) in second[1] and second[2:] == first[1:]
+    kept.write_bytes(kept.read_bytes()[:1000])
+    assert lines(*command) == first and lines(*command) == second
+    monkeypatch.setattr(jt.compiler, "ck_path", str(tmp_path / "nowhere"))
+    scored = lines(*command)
+    assert "cannot be kept" in scored[1] and scored[2:] == first[1:]
+
+
+def test_statistics_are_kept_and_give_the_same_value(digits, tmp_path, lines, inception_file):
+    folder, other = save(tmp_path / "a", digits[:6]), save(tmp_path / "b", digits[6:10])
+    for features in (["--features", "digits"], ["--inception_weights", inception_file]):
+        file = tmp_path / ("digits.npz" if "digits" in features else "inception_stats.npz")
+        real, wrote, _, value, kid = lines(folder, other, *features, "--save_stats", file)
+        assert wrote == f"wrote {file}" and value.endswith("(6 and 4 images)") and kid.startswith("KID: ")
+        said, _, again, left_out = lines(file, other, *features)
+        assert said == f"real: statistics of 6 images in {file}" and again == value and "left out" in left_out
+        assert lines(file, file, *features)[2] == "FID: 0.0000 (6 and 6 images)"
+        alone = tmp_path / "alone.npz"
+        assert lines(folder, *features, "--save_stats", alone) == [real, f"wrote {alone}"]
+        with np.load(file) as one, np.load(alone) as two:
+            assert all(np.array_equal(one[name], two[name]) for name in one.files)
+            assert one["weights"] == sha256(features[1] if "--inception_weights" in features else WEIGHTS)
+        alone.unlink()
+
+
+def test_statistics_that_do_not_fit_are_refused(digits, tmp_path, inception_file):
+    folder, rng = save(tmp_path / "images", digits[:2]), np.random.default_rng(0)
+    own = tmp_path / "own.npz"
+
+    def check(*args, names):
+        refused(tmp_path, SCRIPT, *args, names=names)
+
+    save_statistics(own, rng.normal(size=(9, 128)), features="digits", weights="abc", size=0)
+    check(own, folder, names=["own.npz", "--features digits"])
+    check(own, folder, "--features", "digits", names=["own.npz", "SHA-256 abc", sha256(WEIGHTS)])
+    check(folder, folder, "--features", "digits", "--save_stats", own, names=["--save_stats", "exists already"])
+    check(folder, folder, "--save_stats", tmp_path / "no/x.npz", names=["--save_stats", "is not a folder"])
+    check(folder, folder, "--save_stats", "x", names=["--save_stats", ".npz"])
+    check(own, "--features", "digits", "--save_stats", "x.npz", names=["--save_stats", "already"])
+    check(folder, names=["generated", "--save_stats"])
+    good = read_npz(own)
+    for change, what in [
+        ({"mean": good["mean"][:5]}, r"\(5,\) and \(128, 128\)"),
+        ({"mean": good["mean"] * np.nan}, "finite"),
+        ({"covariance": np.triu(good["covariance"])}, "symmetric"),
+        ({"covariance": good["covariance"] - np.eye(128)}, "negative variance"),
+        ({"count": 1}, "does not say which images"),
+        ({"features": "pixels"}, "does not say which images"),
+        ({"weights": np.array([1, 2])}, "does not say which images"),
+    ]:
+        np.savez(tmp_path / "bad.npz", **{**good, **change})
+        with pytest.raises(argparse.ArgumentTypeError, match=f"{tmp_path / 'bad.npz'}.*{what}"):
+            image_source(str(tmp_path / "bad.npz"))
+    np.savez(tmp_path / "pytorch_fid.npz", mu=np.zeros(64), sigma=np.eye(64))  # --dims 64
+    check(tmp_path / "pytorch_fid.npz", folder, names=["64 features an image", "2048"])
+
+
+def test_pytorch_fids_own_statistics_are_read(tmp_path, lines):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 60, 2048))
+    for name, values in (("a", a), ("b", b)):
+        np.savez(tmp_path / f"{name}.npz", mu=values.mean(0), sigma=np.cov(values, rowvar=False))
+    real, _, value, _ = lines(tmp_path / "a.npz", tmp_path / "b.npz")
+    assert "unknown weights and an unknown number of images" in real and "original" in real
+    assert value == f"FID: {fid.frechet_distance(a, b):.4f} (unknown and unknown images)"
 
 
 def encoded(kind, **options):
@@ -162,8 +366,11 @@ def encoded(kind, **options):
     return file.getvalue()
 
 
+KINDS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+
+
 @settings(max_examples=300, deadline=None, derandomize=True)
-@given(damaged(encoded("PNG"), encoded("JPEG"), encoded("JPEG", progressive=True)))
+@given(damaged(*map(encoded, KINDS), encoded("JPEG", progressive=True)))
 def test_whatever_a_file_holds_it_is_read_or_refused(data):
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)
