@@ -58,6 +58,7 @@ def parse_flags(argv=None):
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are no text
     opt = parse_flags()  # before Jittor is imported: its first import compiles for minutes
 
 from support import digit_classifier

@@ -52,7 +52,7 @@ def digits():
 def test_real_digits_are_near_the_floor_and_noise_far_away(digits, tmp_path):
     real, _ = scores("mnist", save(tmp_path / "real", digits), "--features", "digits")
     noise = np.random.default_rng(0).integers(0, 256, (1000, 40, 30, 3), dtype=np.uint8)  # colour, another size
-    far, _ = scores("mnist", save(tmp_path / "noise", noise, "{}.PNG"), "--features", "digits")
+    far, _ = scores("mnist", save(tmp_path / os.fsdecode(b"noise\xff"), noise, "{}.PNG"), "--features", "digits")
     assert real < 10 and far > 100 * real
     shuffled = save(tmp_path / "shuffled", digits[np.random.default_rng(0).permutation(1000)])
     again, _ = scores("mnist", shuffled, "--features", "digits", "--batch_size", "7")
