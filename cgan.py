@@ -45,6 +45,7 @@ def flag_parser():
     flag("--data_root", help="folder with the four MNIST-format .gz files (default: Jittor's own MNIST)")
     flag("--seed", type=whole(0), default=0, fixed=True, help="the same seed gives the same run")
     flag("--max_batches", type=whole(1), fixed=True, help="end every epoch after so many batches (default: all)")
+    flag("--keep", type=whole(0), help="epochs between two generators that are kept beside the best (default: none)")
     flag("--cpu", action="store_true", help="stay on the CPU even if there is a GPU")
     start = {"recorded": False}  # how a run is started, not what it is
     flag("--output_dir", default=".", help="where images/ and results/ go", **start)

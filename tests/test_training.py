@@ -1,5 +1,6 @@
 """Training: the report's order of steps, and what a run leaves on disk."""
 
+import csv
 import fcntl
 import functools
 import hashlib
@@ -8,6 +9,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -24,6 +26,7 @@ from support import evaluation
 from support.device import jt
 from support.runs import run as run_module
 from support.runs.run import Run
+from support.saved.log import table_of
 from support.saved.paths import BEST_GENERATOR
 
 
@@ -400,6 +403,57 @@ def test_checkpoint_holds_both_networks_and_both_optimizers(finished_run):
     numbers = [number for layer in layers["generator"] for key, number in layer.items() if key != "kind"]
     assert numbers == [0.2] + [0.8, 0.2] * 3
     assert not list(finished_run[0].rglob("*.new"))
+
+
+def test_the_best_generator_is_kept_and_every_nth(tmp_path, monkeypatch):
+    """It goes on with the run, in its folder or another; --overwrite deletes it."""
+    flags, fids = "--max_batches 2 --sample_interval 99 --fid_interval 1".split(), []
+    monkeypatch.setattr(cgan, "Evaluation", lambda *_: lambda *_: {"digit_fid": fids.pop(0)} if fids else {})
+
+    def weights(folder, name):
+        arrays = read_npz(folder / "results" / name)
+        return {key: x.tobytes() for key, x in arrays.items() if key.startswith("generator/")}, int(arrays["epoch"])
+
+    def train_to(epochs, folder, *scores, **resumed):
+        fids[:] = scores
+        train(folder, *flags, "--resume", resumed.get("resume", ""), "--n_epochs", epochs)
+        return weights(folder, "best.npz")
+
+    run, other = tmp_path / "run", tmp_path / "other"
+    fids[:] = [5.0, 3.0]
+    train(run, *flags, "--n_epochs", 2, "--keep", 2)
+    shutil.copytree(run, tmp_path / "second")
+    second = weights(run, "checkpoint.npz")
+    assert second == weights(run, "best.npz")
+    assert train_to(4, run, 4.0, 3.0) == second
+    assert {path.name for path in (run / "results" / "kept").iterdir()} == {"2.npz", "4.npz"}
+    assert weights(run, "kept/2.npz") == second and weights(run, "kept/4.npz") == weights(run, "checkpoint.npz")
+    assert train_to(5, other, 3.5, resume=run / "results" / "checkpoint.npz") == second
+    assert train_to(6, other, 2.0) == weights(other, "checkpoint.npz") != second
+    # An earlier checkpoint in its place: what is of epochs that are no longer done goes
+    shutil.copy(tmp_path / "second" / "results" / "checkpoint.npz", other / "results")
+    (other / "results" / "best.npz.new").write_text("half")
+    assert train_to(3, other, 3.1) == second
+    assert not (other / "results" / "kept" / "6.npz").exists()
+    train(other, *flags, "--n_epochs", 1, "--overwrite")
+    assert not (other / "results" / "best.npz").exists() and not list((other / "results" / "kept").iterdir())
+
+
+def test_the_log_is_a_table_too(finished_run):
+    """A row for every epoch, a column for every number."""
+    log = read_log(finished_run[0])
+    with open(finished_run[0] / "results" / "log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == [1, 2]
+    for row, epoch, scores in zip(rows, log["epochs"], log["evaluations"]):
+        expected = {**epoch, **scores}
+        for i, value in enumerate(expected.pop("class_accuracy")):
+            expected[f"class_accuracy_{i}"] = value
+        assert row == {name: str(value) for name, value in expected.items()}
+    rows = [{"epoch": 1, "x": 0.5}, {"epoch": 2, "x": 0.25}]
+    table = table_of({"epochs": rows, "evaluations": [{"epoch": 2, "x": None, "generator": {"fid": [7.0, "a, b"]}}]})
+    header = "epoch,x,evaluation_x,generator_fid_0,generator_fid_1\n"
+    assert table == f'{header}1,0.5,,,\n2,0.25,,7.0,"a, b"\n'
 
 
 def test_grids_come_every_sample_interval(finished_run):

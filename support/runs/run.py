@@ -28,7 +28,7 @@ from support.evaluation import evaluation_mode
 from support.pages.networks import page_layers
 from support.pages.page import write_page
 from support.runs.resume import goes_on_in_place
-from support.saved import checkpoint
+from support.saved import checkpoint, kept
 from support.saved.log import NOT_DRAWN, is_number, read_log, run_name, save_log
 from support.saved.paths import PROJECT, clear_run, grid_path, log_path, make_folders, page_path
 
@@ -131,6 +131,8 @@ class Run:
             make_folders(opt.output_dir)
             if opt.resume is not None:
                 self.save()  # a run that goes on elsewhere, or whose log was behind
+                kept.bring_best(self.log, self.epochs_done, os.path.dirname(opt.resume), opt.output_dir)
+                self.keep_generator()
                 self.write_page()
 
     def log_changes(self):
@@ -153,6 +155,7 @@ class Run:
             self.epochs_done = epoch
             if self.first_process:
                 self.save()
+                self.keep_generator()
                 self.write_page()
         if self.first_process:
             print(f"Done: samples, log and checkpoint are in images/ and results/ under {self.opt.output_dir}.")
@@ -256,6 +259,9 @@ class Run:
         layers = self.page_layers()
         checkpoint.save_checkpoint(folder, self.networks, self.optimizers, layers, self.epochs_done, log, self.data)
         save_log(folder, log)
+
+    def keep_generator(self):
+        kept.keep_generator(self.opt.output_dir, self.log, self.epochs_done, self.opt.keep)
 
     def page_layers(self):
         """Returns {network: what a page may compute of it, or why it cannot}, after a try on two inputs."""

@@ -75,13 +75,14 @@ def save_arrays(path, arrays, save=np.savez):
     atomic_write(path, lambda file: file.write(whole.getbuffer()))
 
 
-def save_generator(path, checkpoint):
-    """Writes the generator that a checkpoint draws with, as `read_checkpoint` returns it, in float16."""
-    name = drawing_name(checkpoint)
-    arrays = {"data": np.array(checkpoint["data"])}
-    log, layers = {"config": latest(checkpoint["log"], "config")}, {"generator": checkpoint["layers"].get(name)}
-    arrays.update({"log": np.array(json.dumps(log)), "layers": np.array(json.dumps(layers))})
-    arrays.update({f"generator/{key}": value.astype(np.float16) for key, value in part(checkpoint, name).items()})
+def save_generator(path, checkpoint, kind=np.float16):
+    """Writes the generator that a checkpoint draws with, as `read_checkpoint` returns it, in floats of a kind."""
+    name, scores = drawing_name(checkpoint), scores_of(checkpoint)
+    log = {"config": latest(checkpoint["log"], "config"), "evaluations": [scores] if len(scores) > 1 else []}
+    arrays = {"data": checkpoint["data"], "epoch": checkpoint["epoch"], "log": json.dumps(log)}
+    arrays["layers"] = json.dumps({"generator": checkpoint["layers"].get(name)})
+    arrays = {key: np.asarray(value) for key, value in arrays.items()}
+    arrays.update({f"generator/{key}": value.astype(kind) for key, value in part(checkpoint, name).items()})
     save_arrays(path, arrays, np.savez_compressed)
 
 
@@ -163,6 +164,25 @@ def read_generator(path):
         if not weights or type(config["n_classes"]) is not int:
             raise ValueError("it has no weights" if not weights else "its n_classes is no whole number")
     return config, weights, data
+
+
+def scores_of(arrays):
+    """Returns {"epoch": ..., metric: value} of the epoch after which a network of read_arrays was saved.
+
+    There is the epoch alone if it was not scored, and {} of a file that does not know its epoch.
+    """
+    if "epoch" not in arrays:
+        return {}
+    epoch = int(arrays["epoch"])
+    rows = (row for row in arrays["log"].get("evaluations", ()) if row["epoch"] == epoch)
+    return next(rows, {"epoch": epoch})
+
+
+def read_scores(path):
+    """Returns what scores_of does, of a checkpoint or generator; raises ValueError that names it and what is wrong."""
+    arrays = read_arrays(path)
+    with blaming(f"{path} holds no generator of cgan.py"):
+        return scores_of(arrays)
 
 
 def check_same(kind, found, expected, path):

@@ -1,9 +1,11 @@
 """A run's log.json: how it is written, read and checked, and what people call the numbers in it."""
 
+import csv
+import io
 import json
 import os
 
-from support.saved.paths import atomic_write, log_path
+from support.saved.paths import atomic_write, log_path, table_path
 
 NAMES = {  # of the numbers in a log, and of the panels that several share: (English, Chinese)
     "loss": ("loss", "损失"),
@@ -129,9 +131,43 @@ def find_log(path):
 
 
 def save_log(output_dir, log):
-    """Writes `log` (dictionaries, lists, strings, finite numbers) as JSON; raises OSError."""
+    """Writes `log` (dictionaries, lists, strings, finite numbers) as JSON, and its table beside it; raises OSError."""
     text = json.dumps(log, indent=1, allow_nan=False, default=str) + "\n"
     atomic_write(log_path(output_dir), lambda file: file.write(text.encode()))
+    atomic_write(table_path(output_dir), lambda file: file.write(table_of(log).encode()))
+
+
+def columns(values, prefix=""):
+    """Returns {name: value} without dictionaries and lists in it: {"a": {"b": [5, 6]}} as {"a_b_0": 5, "a_b_1": 6}."""
+    found = {}
+    for name, value in values.items() if isinstance(values, dict) else enumerate(values):
+        name = f"{prefix}{name}"
+        found.update(columns(value, f"{name}_") if isinstance(value, (dict, list, tuple)) else {name: value})
+    return found
+
+
+def table_of(log):
+    """Returns a log as CSV: a row for every epoch, with its scores if it has some, and a column for every number.
+
+    A score of the name of a number that was recorded in training is in the column evaluation_NAME.
+    """
+    trained, scores = ({row["epoch"]: columns(row) for row in log[part]} for part in ("epochs", "evaluations"))
+    recorded = {name for row in trained.values() for name in row if name != "epoch"}
+    rows = []
+    for epoch, row in trained.items():
+        own = {f"evaluation_{name}" if name in recorded else name: x for name, x in scores.get(epoch, {}).items()}
+        rows.append({**row, **own})
+    text = io.StringIO()
+    table = csv.DictWriter(text, dict.fromkeys(name for row in rows for name in row), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()
+
+
+def best_epoch(log):
+    """Returns the epoch whose digit FID (label FID, if the images are no digits) is the lowest, None without any."""
+    scores = [(row.get("digit_fid", row.get("label_fid")), row["epoch"]) for row in log["evaluations"]]
+    return min((score for score in scores if is_number(score[0])), default=(None, None))[1]
 
 
 def run_name(output_dir):

@@ -10,6 +10,7 @@ BEST_GENERATOR, REFERENCE_GENERATOR = (
 )
 REFERENCE_LOG = os.path.join(PROJECT, "results", "reference", "log.json")
 GRID = re.compile(r"(0|[1-9][0-9]*)\.png")  # a sample grid's name: the batches done
+KEPT = re.compile(r"([1-9][0-9]*)\.npz")  # a kept generator's: the epochs done
 FOLDERS = ("images", "results")  # that a run writes to, under its output_dir
 BESIDE = ".new"  # how the name of a file ends while it is being written
 
@@ -20,6 +21,18 @@ def checkpoint_path(output_dir):
 
 def log_path(output_dir):
     return os.path.join(output_dir, "results", "log.json")
+
+
+def table_path(output_dir):
+    return os.path.join(output_dir, "results", "log.csv")
+
+
+def best_path(output_dir):
+    return os.path.join(output_dir, "results", "best.npz")
+
+
+def kept_path(output_dir, epochs_done):
+    return os.path.join(output_dir, "results", "kept", f"{epochs_done}.npz")
 
 
 def page_path(output_dir):
@@ -38,11 +51,21 @@ def digits_path(output_dir):
     return os.path.join(output_dir, "images", "digits.png")
 
 
+def find_numbered(folder, pattern):
+    """Returns {number: path} of the files in `folder` whose names match, in the order of their numbers."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    found = {int(match[1]): os.path.join(folder, match[0]) for match in map(pattern.fullmatch, names) if match}
+    return dict(sorted(found.items()))
+
+
 def find_grids(folder):
     """Returns {batches done: path} of the sample grids in `folder`, a run's images/, in the order of training."""
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    found = {int(match[1]): os.path.join(folder, match[0]) for match in map(GRID.fullmatch, names) if match}
-    return dict(sorted(found.items()))
+    return find_numbered(folder, GRID)
+
+
+def find_kept(output_dir):
+    """Returns {epochs done: path} of the generators that a run kept on the way (--keep), in the order of training."""
+    return find_numbered(os.path.join(output_dir, "results", "kept"), KEPT)
 
 
 def make_folders(output_dir):
@@ -52,25 +75,29 @@ def make_folders(output_dir):
 
 
 def single_files(output_dir):
-    return [checkpoint_path(output_dir), log_path(output_dir), page_path(output_dir)]
+    return [path(output_dir) for path in (checkpoint_path, log_path, table_path, page_path, best_path)]
 
 
 def holds_run(output_dir):
-    return os.path.exists(checkpoint_path(output_dir)) or os.path.exists(log_path(output_dir))
+    own = [*find_kept(output_dir).values(), *(path(output_dir) for path in (checkpoint_path, log_path, best_path))]
+    return any(map(os.path.exists, own))
 
 
 def clear_run(output_dir):
-    """Deletes the files of the run in `output_dir`, checkpoint, log, page and sample grids, and nothing else."""
-    for path in [*single_files(output_dir), *find_grids(os.path.join(output_dir, "images")).values()]:
+    """Deletes the files of the run in `output_dir`, sample grids and kept generators among them, and nothing else."""
+    grids = find_grids(os.path.join(output_dir, "images"))
+    for path in [*single_files(output_dir), *grids.values(), *find_kept(output_dir).values()]:
         if os.path.exists(path):
             os.remove(path)
 
 
 def clear_leftovers(output_dir):
     """Deletes what a run that was killed left half written, and nothing else."""
-    images = os.path.join(output_dir, "images")
-    grids = [os.path.join(images, name) for name in os.listdir(images) if re.fullmatch(GRID.pattern + BESIDE, name)]
-    for path in [path + BESIDE for path in single_files(output_dir)] + grids:
+    numbered = []
+    for folder, pattern in (("images", GRID), (os.path.join("results", "kept"), KEPT)):
+        half_written = re.compile(pattern.pattern + re.escape(BESIDE))
+        numbered += find_numbered(os.path.join(output_dir, folder), half_written).values()
+    for path in [path + BESIDE for path in single_files(output_dir)] + numbered:
         if os.path.exists(path):
             os.remove(path)
 
