@@ -3,6 +3,7 @@
     python cgan.py --n_epochs 100           the whole experiment, in the current folder
     python cgan.py --n_epochs 2 --max_batches 50 --sample_interval 50 --output_dir trial        a quick look
     python cgan.py --digits 31415926        draw these digits with a trained generator, as images/digits.png
+    python cgan.py --export DIR --n 1000    write a thousand single images of every digit into DIR
     python cgan.py --resume                 go on with a run that was interrupted
     python cgan.py --help                   all flags
 
@@ -52,6 +53,9 @@ def flag_parser():
     flag("--resume", nargs="?", const="", metavar="PATH", help="go on from a checkpoint (default: own)", **start)
     flag("--overwrite", action="store_true", help="delete the run that --output_dir holds", **start)
     flag("--digits", type=flags.label_text, metavar="TEXT", help="draw these with a trained generator", **start)
+    flag("--export", metavar="DIR", help="write single images of a trained generator, a folder a label", **start)
+    flag("--npz", metavar="FILE", help="write them as arrays, images and labels", **start)
+    flag("--n", type=whole(1), help="how many images of each label these are (default: 1000)", **start)
     return parser
 
 
@@ -63,7 +67,7 @@ def parse_flags(argv=None):
 if __name__ == "__main__":
     # Not at the end: Jittor's import compiles for minutes the first time, and by then a wrong flag should be known
     opt = parse_flags()
-    if not opt.digits:
+    if not resume.draws(opt):
         process.start_run(opt)
     if opt.cpu:
         os.environ["nvcc_path"] = ""
@@ -78,6 +82,7 @@ from support.fast.adam import Adam
 from support.fast.layers import Embedding, FusedSequential, Tanh
 from support.mnist import load_mnist
 from support.pages import pictures
+from support.runs.export import export
 from support.runs.run import Run
 from support.saved.checkpoint import Mismatch, load_weights, read_generator
 from support.saved.paths import digits_path, make_folders
@@ -268,12 +273,15 @@ def draw_digits(opt):
     target = digits_path(opt.output_dir)
     pictures.save_picture(target, pictures.lay_out(rows, images))
     read = digit_classifier.reading(path, images)
-    print(f"{target}: drawn by the generator in {path}{read}")
+    print(f"{target}: drawn by {resume.describe_generator(path)}{read}{resume.describe_better(opt)}")
 
 
 if __name__ == "__main__":
     try:
-        draw_digits(opt) if opt.digits else train(opt)
+        if opt.export or opt.npz:
+            export(opt, load_generator(resume.generator_path(opt)), generate)
+        else:
+            draw_digits(opt) if opt.digits else train(opt)
     except Mismatch as error:
         refuse(error)
     except (FloatingPointError, OSError) as error:

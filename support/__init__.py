@@ -12,10 +12,10 @@ images.py               finds and reads the images that people bring
 fast/                   the same numbers, faster: layers.py with layers.h and for GPUs layers.cuh, adam.py
 saved/                  what a run leaves on disk: paths.py, log.py, checkpoint.py, kept.py, classifier.py, statistics.py
 pages/                  what people look at, made from that: pictures.py, page.py, page.html, networks.py, animation.py
-runs/                   what makes it: run.py, process.py, resume.py
+runs/                   what makes it: run.py, process.py, resume.py, export.py
 
 Flags are checked before Jittor is imported, which compiles for minutes the first time. So a module either needs Jittor
-(device, mnist, evaluation, digit_classifier, inception, fast, run) or, like all others, does not.
+(device, mnist, evaluation, digit_classifier, inception, fast, run, export) or, like all others, does not.
 """
 
 import sys

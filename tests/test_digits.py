@@ -1,10 +1,14 @@
 """Digits on demand, and the running average (EMA) that may draw them."""
 
+import importlib.util
 import re
+import shutil
+import signal
+import subprocess
 
 import numpy as np
 import pytest
-from conftest import ROOT, change_log, read_npz, refused, run, train
+from conftest import ROOT, change_log, read_log, read_npz, refused, run, started, train, wait_for
 from PIL import Image
 
 import cgan
@@ -109,6 +113,103 @@ def test_a_digit_that_was_never_learned_is_refused(tmp_path):
     change_log(tmp_path / "five.npz", n_classes=5)
     names = ["--digits", "five.npz", "up to 4, not 9"]
     refused(tmp_path, SCRIPT, "--resume", "five.npz", "--digits", "29", names=names)
+
+
+def test_digits_say_which_epoch_draws_and_which_was_better(tmp_path, finished_run, capsys):
+    """The last one draws, unless --resume names the best."""
+    shutil.copytree(finished_run[0] / "results", tmp_path / "results")
+    last, best = (tmp_path / "results" / name for name in ("checkpoint.npz", "best.npz"))
+    scores = [f"(digit FID {row['digit_fid']:.3g})" for row in read_log(finished_run[0])["evaluations"]]
+    arrays = checkpoint.read_checkpoint(str(last))
+    arrays["epoch"] = 1
+    checkpoint.save_generator(str(best), arrays)
+    for words, path, epoch in (([], last, 2), (["--resume", str(best)], best, 1)):
+        cgan.draw_digits(cgan.parse_flags(["--digits", "5", "--output_dir", str(tmp_path), *words]))
+        drawn, *better = capsys.readouterr().out.splitlines()
+        assert f"drawn by the generator in {path} after epoch {epoch} {scores[epoch - 1]}, read as" in drawn
+        assert len(better) == (path == last)
+        assert not better or (f"--resume {best}: " in better[0] and f"epoch 1 {scores[0]}" in better[0])
+
+
+def test_single_digits_have_the_logs_digit_fid(tmp_path, finished_run):
+    """As PNGs and as arrays; what is there already is refused."""
+    words = [SCRIPT, "--output_dir", finished_run[0], "--export", "my digits", "--npz", "digits.npz"]
+    process = run(*words, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert "my digits and digits.npz: 1,000 images of each of 10 labels, drawn by" in process.stdout
+    arrays, flat = read_npz(tmp_path / "digits.npz"), tmp_path / "flat"
+    assert arrays["images"].dtype == np.uint8 and arrays["images"].shape == (10000, 32, 32)
+    assert (np.bincount(arrays["labels"]) == 1000).all()
+    flat.mkdir()
+    paths = sorted((tmp_path / "my digits").rglob("*.*"))
+    assert [path.relative_to(tmp_path).as_posix() for path in paths[::9999]] == [
+        "my digits/0/000.png",
+        "my digits/9/999.png",
+    ]
+    for path in paths:
+        label, i = int(path.parent.name), int(path.stem)
+        picture = np.asarray(Image.open(path))
+        np.testing.assert_array_equal(picture, arrays["images"][arrays["labels"] == label][i])
+        path.rename(flat / f"{label}_{path.name}")
+    process = run("fid.py", "mnist", flat, "--features", "digits")
+    assert process.returncode == 0, process.stderr
+    value = float(re.search(r"FID: ([\d.]+) \(10000 and 10000 images\)", process.stdout)[1])
+    assert value == pytest.approx(read_log(finished_run[0])["evaluations"][-1]["digit_fid"], rel=0.01)
+
+
+def test_an_export_that_is_stopped_leaves_nothing(tmp_path):
+    with started(
+        SCRIPT, "--export", "out", "--n", "999999", cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as process:
+        wait_for(lambda: list(tmp_path.rglob("*.png")))
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+    assert process.returncode == 130 and errors.splitlines()[-1].startswith("Ctrl-C: stopped")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "flags, names",
+    [
+        ("--export full", ["--export", "full holds something", "new folder"]),
+        ("--export full/file", ["--export", "full/file: Not a directory"]),
+        ("--npz full/file", ["--npz", "full/file is there already"]),
+        ("--npz full/file/x.npz", ["--npz", "full/file: Not a directory"]),
+        ("--export new --digits 5", ["--digits", "ask for one of them"]),
+        ("--export new --resume full/file", ["--export", "full/file is not a checkpoint"]),
+        ("--n 5", ["--n", "--export", "--n_epochs"]),
+        ("--digits 5 --n 5", ["--n", "--export"]),
+        ("--export new --n 0", ["--n", "at least 1"]),
+    ],
+)
+def test_what_cannot_be_exported_is_one_sentence(tmp_path, monkeypatch, refuses, flags, names):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    refuses(*flags.split(), names=names)
+    assert [path.name for path in tmp_path.rglob("*")] == ["full", "file"]
+
+
+def test_an_exports_noise_follows_from_the_runs_seed_unless_another_is_given(tmp_path):
+    np.savez(tmp_path / "five.npz", **read_npz(BEST_GENERATOR))
+    change_log(tmp_path / "five.npz", seed=5)
+    words = ["--export", str(tmp_path / "new"), "--resume", str(tmp_path / "five.npz")]
+    assert cgan.parse_flags(words).seed == 5 and cgan.parse_flags([*words, "--seed", "0"]).seed == 0
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="PyTorch is not installed")
+def test_pytorch_draws_what_the_generator_draws(tmp_path, finished_run):
+    """With the lines of the documentation."""
+    shutil.copytree(finished_run[0] / "results", tmp_path / "results")
+    generator = cgan.load_generator(str(tmp_path / "results" / "best.npz"))
+    noise = np.random.default_rng(0).standard_normal((10, 100)).astype(np.float32)
+    np.save(tmp_path / "noise.npy", noise)
+    lines = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "resuming.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    lines = lines.replace("torch.randn(10, 100)", "torch.tensor(np.load('noise.npy'))")
+    process = run("-c", f"{lines}\nnp.save('images.npy', images.detach().numpy())", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    expected = cgan.generate(generator, noise, np.arange(10))[:, 0]
+    np.testing.assert_allclose(np.load(tmp_path / "images.npy"), expected, atol=1e-5)
 
 
 @pytest.mark.slow

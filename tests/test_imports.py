@@ -16,7 +16,7 @@ from support.device import jt as jittor
 
 FILES = [path.relative_to(ROOT) for folder in ("support", "benchmarks") for path in (ROOT / folder).rglob("[a-z]*.py")]
 MODULES = ["cgan", "fid", "plot_curves", *(".".join(path.with_suffix("").parts) for path in FILES)]
-NEED_JITTOR = ("device", "mnist", "evaluation", "digit_classifier", "inception", "fast", "runs.run")
+NEED_JITTOR = ("device", "mnist", "evaluation", "digit_classifier", "inception", "fast", "runs.run", "runs.export")
 ORDER = ["saved", "pages", "runs"]  # of folders in support/: each imports from itself and from those before it
 
 

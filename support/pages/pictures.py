@@ -8,9 +8,14 @@ from support.saved.paths import atomic_write
 GAP = 2  # pixels between two digits
 
 
+def to_gray(values):
+    """Returns values in [-1, 1] as gray levels, whole numbers from 0 to 255."""
+    return ((values + 1) * 127.5).round().astype(np.uint8)
+
+
 def save_picture(path, values):
     """Writes values (H, W) in [-1, 1] as a gray PNG."""
-    picture = Image.fromarray(((values + 1) * 127.5).round().astype(np.uint8))
+    picture = Image.fromarray(to_gray(values))
     atomic_write(path, lambda file: picture.save(file, format="PNG"))
 
 

@@ -7,7 +7,7 @@ import signal
 import sys
 
 from support.mpi import PROCESSES, RANK, refuse
-from support.runs.resume import describe_saved, goes_on_in_place
+from support.runs.resume import describe_saved, draws, goes_on_in_place
 from support.saved.paths import clear_leftovers, holds_run, lock_path, make_folders
 
 
@@ -82,4 +82,4 @@ def end_run(opt, error):
     if isinstance(error, BrokenPipeError):  # head, or a terminal that was closed: nobody reads on
         what = "Nobody reads the output any more."
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    sys.exit(what if opt.digits else f"{what} {describe_saved(opt.output_dir)}")
+    sys.exit(what if draws(opt) else f"{what} {describe_saved(opt.output_dir)}")

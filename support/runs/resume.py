@@ -1,5 +1,6 @@
 """What a command line stands for: a new run, one that goes on, or digits to draw; read and checked before Jittor is."""
 
+import contextlib
 import os
 import shlex
 import tempfile
@@ -10,9 +11,10 @@ from support import idx
 from support.flags import file_for
 from support.mpi import PROCESSES
 from support.pages.pictures import labels_of
-from support.saved.checkpoint import latest, read_checkpoint, read_generator
+from support.saved.checkpoint import latest, read_checkpoint, read_generator, read_scores
 from support.saved.classifier import read_classifier
-from support.saved.paths import BEST_GENERATOR, FOLDERS, checkpoint_path
+from support.saved.log import is_number, name_of
+from support.saved.paths import BEST_GENERATOR, FOLDERS, best_path, checkpoint_path
 
 classifier_file = file_for(read_classifier)  # an argparse type
 
@@ -24,6 +26,10 @@ def read_flags(parser, argv=None):
     checkpoint's path, or None.
     """
     opt, checkpoint = parser.parse_args(argv), None
+    if opt.export or opt.npz:
+        return check_export(parser, opt, argv)
+    if opt.n:
+        parser.error("argument --n: is how many images --export and --npz write; epochs are --n_epochs")
     if opt.resume is not None and not opt.digits:
         opt, checkpoint = resume(parser, opt, argv)
     check_folders(parser, opt.output_dir)
@@ -32,6 +38,11 @@ def read_flags(parser, argv=None):
     else:
         check_training_flags(parser, opt, checkpoint)
     return opt
+
+
+def draws(opt):
+    """Returns whether a command line asks for a trained generator's images, and not for training."""
+    return bool(opt.digits or opt.export or opt.npz)
 
 
 def resume(parser, opt, argv):
@@ -81,9 +92,53 @@ def describe_saved(output_dir):
 
 
 def generator_path(opt):
-    """Returns the path of the generator to draw opt.digits with: --resume's, else the run's, else the project's."""
+    """Returns the path of the generator to draw with: --resume's, else the run's last epoch's, else the project's."""
     own = checkpoint_path(opt.output_dir)
     return opt.resume or (own if os.path.exists(own) else BEST_GENERATOR)
+
+
+def describe_generator(path):
+    """Returns which generator draws: "the generator in PATH after epoch 50 (digit FID 5.1)", as far as it is known."""
+    scores = read_scores(path)
+    after = f" after epoch {scores['epoch']}" if scores else ""
+    known = [f" ({name_of(x)[0]} {scores[x]:.3g})" for x in ("digit_fid", "label_fid") if is_number(scores.get(x))]
+    return "".join(["the generator in ", path, after, *known])
+
+
+def describe_better(opt):
+    """Returns a second line that names the run's best generator if its last epoch's has drawn and is another, or ""."""
+    last, best = checkpoint_path(opt.output_dir), best_path(opt.output_dir)
+    if generator_path(opt) == last:
+        with contextlib.suppress(ValueError):  # there is none
+            if read_scores(best)["epoch"] != read_scores(last)["epoch"]:
+                return f"\nThe best of this run draws with --resume {shlex.quote(best)}: {describe_generator(best)}."
+    return ""
+
+
+def check_export(parser, opt, argv):
+    """Returns the flags of a command line with --export or --npz, with the run's seed unless it gives another.
+
+    Ends the program if there is no generator to draw with, or if the images have no place to go.
+    """
+    path, flag = generator_path(opt), "export" if opt.export else "npz"
+    if opt.digits:
+        parser.error(f"argument --digits: draws one picture, --{flag} single images: ask for one of them")
+    try:
+        config, *_ = read_generator(path)
+    except ValueError as error:
+        parser.error(f"argument --{flag}: {error}")
+    parser.source = path  # of a seed that is none
+    opt = parser.parse_args(argv, {"seed": config.get("seed")})
+    parser.source = None
+    if opt.export:
+        check_folder(parser, "export", opt.export)
+        if os.path.isdir(opt.export) and os.listdir(opt.export):
+            parser.error(f"argument --export: {opt.export} holds something already: name a new folder")
+    if opt.npz:
+        check_folder(parser, "npz", os.path.dirname(os.path.abspath(opt.npz)))
+        if os.path.lexists(opt.npz):
+            parser.error(f"argument --npz: {opt.npz} is there already: name a new file")
+    return opt
 
 
 def check_digits(parser, opt):
@@ -103,15 +158,19 @@ def check_digits(parser, opt):
 def check_folders(parser, output_dir, names=FOLDERS):
     """Ends the program if folders under output_dir cannot be made or written; leaves no trace."""
     for name in names:
-        path = os.path.abspath(os.path.join(output_dir, name))
-        while not os.path.lexists(path):
-            path = os.path.dirname(path)
-        try:
-            with tempfile.TemporaryFile(dir=path):
-                pass
-        except OSError as error:
-            what = f"must be a folder that can be written, but {path}: {error.strerror}"
-            parser.error(f"argument --output_dir: {what}")
+        check_folder(parser, "output_dir", os.path.join(output_dir, name))
+
+
+def check_folder(parser, flag, path):
+    """Ends the program if the folder that a flag names cannot be made or written; leaves no trace."""
+    path = os.path.abspath(path)
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        parser.error(f"argument --{flag}: must be a folder that can be written, but {path}: {error.strerror}")
 
 
 def check_training_flags(parser, opt, checkpoint):

@@ -1,0 +1,91 @@
+"""A generator's digits for other programs: single PNGs in a folder for each label, or arrays in one file."""
+
+import os
+import sys
+import tempfile
+import zipfile
+from functools import partial
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from support.evaluation import draw_digits, stream
+from support.pages.pictures import to_gray
+from support.runs.resume import describe_better, describe_generator, generator_path
+from support.saved.checkpoint import read_scores
+from support.saved.paths import atomic_write
+
+A_PART = 100  # images of each label that are drawn at a time
+
+
+def export(opt, generator, draw):
+    """Writes opt.n images of each label, by default 1000, into the folder opt.export and into the file opt.npz.
+
+    draw: (generator, noise (N, latent_dim), labels (N,)) -> images (N, 1, S, S) in [-1, 1], as an array. Their noise is
+    that of the log's digit FID: as many images as there are test images are those that it was computed from. Raises
+    OSError; what is not finished is taken away, also by Ctrl-C.
+    """
+    path, n = generator_path(opt), opt.n or 1000
+    epoch = read_scores(path).get("epoch", 0)  # the project's own files do not know it
+    try:
+        if opt.export:
+            write_folder(opt.export, parts(opt.seed, epoch, generator, draw, n), generator.n_classes, n)
+        if opt.npz:
+            shape = (n * generator.n_classes, generator.img_size, generator.img_size)
+            write_arrays(opt.npz, parts(opt.seed, epoch, generator, draw, n), generator.n_classes, shape)
+    except KeyboardInterrupt:
+        print("\nCtrl-C: stopped; what was not finished is taken away.", file=sys.stderr)
+        sys.exit(130)
+    what = f"{n:,} images of each of {generator.n_classes} labels, drawn by {describe_generator(path)}"
+    print(f"{' and '.join(filter(None, (opt.export, opt.npz)))}: {what}{describe_better(opt)}")
+
+
+def parts(seed, epoch, generator, draw, n):
+    """Yields n images of each label in gray levels, uint8 (N, S, S) at a time, behind a progress bar.
+
+    Their labels count up, and begin with 0 again after the last.
+    """
+    rng = stream(seed, epoch, "digits")
+    with tqdm(total=n * generator.n_classes, desc="images", disable=None) as bar:
+        for first in range(0, n, A_PART):
+            count = min(A_PART, n - first) * generator.n_classes
+            size = generator.latent_dim, generator.n_classes, count
+            yield to_gray(draw_digits(partial(draw, generator), rng, *size)[0][:, 0])
+            bar.update(count)
+
+
+def write_folder(folder, images, n_classes, n):
+    """Writes what `parts` yields as folder/<label>/<number>.png; zeros before both keep them in order."""
+    made = not os.path.isdir(folder)
+    os.makedirs(folder, exist_ok=True)
+    labels = [f"{label:0{len(str(n_classes - 1))}}" for label in range(n_classes)]
+    try:
+        with tempfile.TemporaryDirectory(dir=folder) as beside:
+            for label in labels:
+                os.mkdir(os.path.join(beside, label))
+            for i, image in enumerate(image for part in images for image in part):
+                name = f"{i // n_classes:0{len(str(n - 1))}}.png"
+                Image.fromarray(image).save(os.path.join(beside, labels[i % n_classes], name))
+            for label in labels:
+                os.rename(os.path.join(beside, label), os.path.join(folder, label))
+    finally:
+        if made and not os.listdir(folder):
+            os.rmdir(folder)
+
+
+def write_arrays(path, images, n_classes, shape):
+    """Writes what `parts` yields as an .npz: images, uint8 of the shape (N, S, S), and labels (N,)."""
+
+    def write(file):  # numpy.savez would need all images at once
+        with zipfile.ZipFile(file, "w") as archive:
+            with archive.open("images.npy", "w", force_zip64=True) as member:
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(member, header)
+                for part in images:
+                    member.write(part.tobytes())
+            with archive.open("labels.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.arange(shape[0]) % n_classes)
+
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    atomic_write(path, write)
