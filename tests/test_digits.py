@@ -14,6 +14,7 @@ from PIL import Image
 import cgan
 from support.idx import MNIST
 from support.pages.pictures import labels_of, lay_out, save_picture
+from support.runs import export
 from support.saved import checkpoint
 from support.saved.paths import BEST_GENERATOR
 
@@ -155,6 +156,19 @@ def test_single_digits_have_the_logs_digit_fid(tmp_path, finished_run):
     assert process.returncode == 0, process.stderr
     value = float(re.search(r"FID: ([\d.]+) \(10000 and 10000 images\)", process.stdout)[1])
     assert value == pytest.approx(read_log(finished_run[0])["evaluations"][-1]["digit_fid"], rel=0.01)
+
+
+def test_folders_and_files_of_an_export_sort_by_number(tmp_path):
+    images = np.arange(12 * 11, dtype=np.uint8).repeat(16).reshape(-1, 12, 4, 4)
+    export.write_folder(str(tmp_path / "out"), images, 12, 11)
+    paths = sorted((tmp_path / "out").rglob("*.png"))
+    assert [path.relative_to(tmp_path / "out").as_posix() for path in paths[:12:11]] == ["00/00.png", "01/00.png"]
+    values = [np.asarray(Image.open(path))[0, 0] for path in paths]
+    assert values == [12 * i + label for label in range(12) for i in range(11)]
+
+
+def test_a_generator_alone_cannot_go_on(refuses):
+    refuses("--resume", BEST_GENERATOR, names=["--resume", BEST_GENERATOR, "a generator alone"])
 
 
 def test_an_export_that_is_stopped_leaves_nothing(tmp_path):

@@ -145,6 +145,8 @@ def read_checkpoint(path):
     """
     checkpoint = read_arrays(path)
     with blaming(f"{path} is not a checkpoint of cgan.py"):
+        if "epochs" not in checkpoint["log"]:
+            raise ValueError("it holds a generator alone, which can draw but not go on training")
         log, epoch = checkpoint["log"], int(checkpoint["epoch"])
         checkpoint.update(epoch=epoch, data=str(checkpoint["data"]))
         check_log(log)
