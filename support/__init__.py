@@ -10,7 +10,7 @@ digit_classifier.py     a classifier for scores that mean something on digits; i
 inception_weights.py    reads and finds the weights behind FID;  inception.py  the network
 images.py               finds and reads the images that people bring
 fast/                   the same numbers, faster: layers.py with layers.h and for GPUs layers.cuh, adam.py
-saved/                  what a run leaves on disk: paths.py, log.py, checkpoint.py, kept.py, classifier.py, statistics.py
+saved/                  what stays on disk: paths.py, log.py, checkpoint.py, kept.py, classifier.py, statistics.py
 pages/                  what people look at, made from that: pictures.py, page.py, page.html, networks.py, animation.py
 runs/                   what makes it: run.py, process.py, resume.py, export.py
 
