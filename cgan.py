@@ -41,7 +41,7 @@ def flag_parser():
     flag("--sample_interval", type=whole(1), default=1000, help="batches between two sample grids")
     flag("--fid_interval", type=whole(1), default=10, help="epochs between two evaluations; the last is always one")
     flag("--fid_samples", type=whole(2), default=100, help="real images, and generated ones, that each FID compares")
-    flag("--inception_weights", type=weights_file, help="Inception-v3's, or original (default: Jittor's)")
+    flag("--inception_weights", type=weights_file, help="FID's: a file, jittor, original or none: docs/metrics.md")
     flag("--classifier", type=resume.classifier_file, help="what scores other images than MNIST's: docs/metrics.md")
     flag("--data_root", help="folder with the four MNIST-format .gz files (default: Jittor's own MNIST)")
     flag("--seed", type=whole(0), default=0, fixed=True, help="the same seed gives the same run")

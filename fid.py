@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from support.flags import Parser, whole_number
 from support.images import image_source, open_image
-from support.inception_weights import sha256, weights_file
+from support.inception_weights import known_sha256, sha256, weights_file
 from support.mpi import refuse
 from support.saved.classifier import WEIGHTS
 from support.saved.paths import atomic_write
@@ -41,7 +41,7 @@ def parse_flags(argv=None):
     parser.add_argument("real", type=image_source, help=what)
     parser.add_argument("generated", type=image_source, nargs="?", help="the same; not needed with --save_stats")
     parser.add_argument("--features", choices=["inception", "digits"], default="inception", help="whose features")
-    parser.add_argument("--inception_weights", type=weights_file, help="a file, or original (default: Jittor's)")
+    parser.add_argument("--inception_weights", type=weights_file, help="a file, jittor or original: docs/metrics.md")
     parser.add_argument("--batch_size", type=whole_number(1), default=50, help="images at a time")
     parser.add_argument("--save_stats", type=new_file, metavar="FILE", help="keep the statistics of real in this .npz")
     opt = parser.parse_args(argv)
@@ -51,7 +51,7 @@ def parse_flags(argv=None):
         parser.error("argument --save_stats: real is a file of statistics already")
     opt.weights = WEIGHTS if opt.features == "digits" else opt.inception_weights
     try:
-        check_fit((opt.real, opt.generated), opt.features, opt.weights and sha256(opt.weights))
+        check_fit((opt.real, opt.generated), opt.features, known_sha256(opt.weights))
     except ValueError as error:
         parser.error(error)
     return opt
@@ -64,7 +64,7 @@ if __name__ == "__main__":
 from support import digit_classifier
 from support.device import jt, nn
 from support.evaluation import in_parts
-from support.inception import find_hub_weights, load_inception
+from support.inception import find_weights, load_inception
 from support.mnist import load_mnist
 
 
@@ -208,11 +208,12 @@ def load_network(opt):
         return Network(*settings, sha256(opt.weights))
     if all(isinstance(source, Statistics) for source in (opt.real, opt.generated)):
         return None
-    weights = opt.weights or find_hub_weights()
-    if not weights:
+    found = find_weights(opt.weights)
+    if not found:
         sys.exit(2)
-    model = load_inception(weights)
-    return Network(lambda images: inception_features(images, model, opt.batch_size), "RGB", 299, sha256(weights))
+    _, path = found
+    model = load_inception(path)
+    return Network(lambda images: inception_features(images, model, opt.batch_size), "RGB", 299, sha256(path))
 
 
 def measure(name, source, network, batch_size):

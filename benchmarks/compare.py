@@ -71,7 +71,7 @@ def words(name, flags):
 
 def start(name, flags, output_dir):
     """Starts one run on one core, from where it stopped; returns its process."""
-    command = [sys.executable, *words(name, {"output_dir": output_dir, **flags})]
+    command = [sys.executable, *words(name, {"output_dir": output_dir, **flags}), "--inception_weights", "none"]
     command += ["--resume"] if os.path.exists(checkpoint_path(output_dir)) else []
     os.makedirs(output_dir, exist_ok=True)
     print(" ".join(command), flush=True)

@@ -65,7 +65,8 @@ def whole_program():
 
     run.save_log = watched
     # An evaluation follows the last epoch; the one before it is timed
-    opt = cgan.parse_flags(["--n_epochs", "3", "--sample_interval", "1000000", "--fid_interval", "1000000"])
+    flags = "--n_epochs 3 --sample_interval 1000000 --fid_interval 1000000 --inception_weights none"
+    opt = cgan.parse_flags(flags.split())
     with tempfile.TemporaryDirectory() as opt.output_dir:
         cgan.train(opt)
         seconds = read_log(log_path(opt.output_dir))["epochs"][1]["seconds"]

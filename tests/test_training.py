@@ -232,7 +232,8 @@ def test_progress_bar_shows_both_losses(tmp_path):
     """In a terminal, which a file is not."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))  # a new one has no width
-    command = [sys.executable, "cgan.py", *"--n_epochs 1 --max_batches 60 --output_dir".split(), tmp_path]
+    flags = "--n_epochs 1 --max_batches 60 --inception_weights none --output_dir".split()
+    command = [sys.executable, "cgan.py", *flags, tmp_path]
     process = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=theirs)
     assert process.returncode == 0
     os.set_blocking(ours, False)
@@ -266,6 +267,7 @@ def test_log_follows_its_contract(finished_run, inception_file):
     assert [(row["epoch"], row["fid_samples"]) for row in log["evaluations"]] == [(1, 10), (2, 10)]
     assert all(row["fid"] > 0 and isinstance(row["kid"], float) for row in log["evaluations"])
     for row in log["evaluations"]:
+        assert row["inception"] == inception_file.name
         assert row["inception_sha256"] == hashlib.sha256(inception_file.read_bytes()).hexdigest()
         assert row["digit_fid"] > 0 and len(row["class_accuracy"]) == 10
         assert row["label_accuracy"] == pytest.approx(np.mean(row["class_accuracy"]))
@@ -316,8 +318,7 @@ def test_scores_of_an_untrained_generator(monkeypatch, inception_file):
     first, again = (evaluate(networks, epoch=3) for _ in range(2))
     assert seen == [2, 2, 2]  # two test images once, two generated ones at every evaluation
     assert first == again and first["fid"] > 0 and len(first["class_accuracy"]) == 4
-    monkeypatch.setattr(evaluation, "find_hub_weights", lambda: None)
-    without = evaluator(Images())(networks, epoch=3)
+    without = evaluator(Images(), flags=["--inception_weights", "none"])(networks, epoch=3)
     assert without["fid"] is None and without["kid"] is None
     for name in ("digit_fid", "label_accuracy", "class_accuracy", "d_accuracy_real", "d_accuracy_generated"):
         assert without[name] == first[name]
@@ -333,7 +334,7 @@ def test_what_counts_as_right_is_said_by_the_experiment(real_above, share):
     assert evaluator(real_above=real_above).is_real(Judge(), images, np.zeros(4)) == share
 
 
-def test_the_discriminators_accuracy_is_logged_for_both_sets_of_images(monkeypatch):
+def test_the_discriminators_accuracy_is_logged_for_both_sets_of_images():
     """This one takes real images for real below label 7, and black ones for real if the label is 3."""
 
     class Judge(jt.nn.Module):
@@ -341,7 +342,6 @@ def test_the_discriminators_accuracy_is_logged_for_both_sets_of_images(monkeypat
             real = images.mean(dims=(1, 2, 3)) > -1
             return jt.ternary(real, labels < 7, labels == 3).float32().reshape(-1, 1)
 
-    monkeypatch.setattr(evaluation, "find_hub_weights", lambda: None)
     test_set = cgan.load_data(cgan.parse_flags([]), train=False)
     black = evaluator(test_set, lambda _, noise, labels: -np.ones((len(labels), 1, 32, 32), np.float32))
     scores = black({"generator": None, "discriminator": Judge()}, epoch=1)

@@ -9,6 +9,7 @@ import numpy as np
 
 from support import idx
 from support.flags import file_for
+from support.inception_weights import DEFAULT
 from support.mpi import PROCESSES
 from support.pages.pictures import labels_of
 from support.saved.checkpoint import latest, read_checkpoint, read_generator, read_scores
@@ -32,6 +33,8 @@ def read_flags(parser, argv=None):
         parser.error("argument --n: is how many images --export and --npz write; epochs are --n_epochs")
     if opt.resume is not None and not opt.digits:
         opt, checkpoint = resume(parser, opt, argv)
+    if opt.inception_weights == DEFAULT:
+        opt.inception_weights = opt.config["inception_weights"] = None
     check_folders(parser, opt.output_dir)
     if opt.digits:
         check_digits(parser, opt)
@@ -61,7 +64,10 @@ def resume(parser, opt, argv):
     if checkpoint_path(run) == os.path.abspath(path):
         parser.set_defaults(output_dir=os.path.relpath(run))
     parser.source = path  # of whatever is wrong now: argv was right before
-    opt = parser.parse_args(argv, latest(log, "config"))
+    config = latest(log, "config")
+    opt = parser.parse_args(argv, {**config, "inception_weights": None})  # not read: it may have gone
+    if opt.inception_weights is None and config.get("inception_weights") is not None:
+        opt.inception_weights = opt.config["inception_weights"] = str(config["inception_weights"])
     parser.source = None
     opt.resume = path
     for name in parser.fixed():

@@ -250,8 +250,10 @@ class Run:
         if not rows or rows[-1]["epoch"] != self.epoch:
             rows.append({"epoch": self.epoch})
         rows[-1].update(scores)
-        shown = {name: value for name, value in scores.items() if isinstance(value, float)}
-        self.say(" ".join(f"[{name}: {value:.4g}]" for name, value in shown.items()))
+        shown = {name: f"{value:.4g}" for name, value in scores.items() if isinstance(value, float)}
+        if "inception" in scores:
+            shown["fid"] = f"{shown.get('fid')} ({scores['inception']})"  # whose weights
+        self.say(" ".join(f"[{name}: {value}]" for name, value in shown.items()))
 
     def save(self):
         """Writes checkpoint and log; raises FloatingPointError if a parameter is not finite."""
