@@ -8,6 +8,7 @@ import collections
 import hashlib
 import io
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -163,5 +164,5 @@ def read_weights(path):
 
 
 def weights_file(text):
-    """argparse type: the path of a file that read_weights can read, or a word that stands for weights or for none."""
-    return text if text in (NONE, JITTOR, ORIGINAL, DEFAULT) else file_for(read_weights)(text)
+    """argparse type: the whole path of a file that read_weights can read, or a word that stands for weights or none."""
+    return text if text in (NONE, JITTOR, ORIGINAL, DEFAULT) else os.path.abspath(file_for(read_weights)(text))

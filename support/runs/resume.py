@@ -20,6 +20,10 @@ from support.saved.paths import BEST_GENERATOR, FOLDERS, best_path, checkpoint_p
 classifier_file = file_for(read_classifier)  # an argparse type
 
 
+class Unread(str):
+    """The path of weights that a run was scored with, which a parser does not check: without them the run goes on."""
+
+
 def read_flags(parser, argv=None):
     """Returns the flags of cgan.py, those of the run that --resume names below those of `argv`.
 
@@ -65,9 +69,9 @@ def resume(parser, opt, argv):
         parser.set_defaults(output_dir=os.path.relpath(run))
     parser.source = path  # of whatever is wrong now: argv was right before
     config = latest(log, "config")
-    opt = parser.parse_args(argv, {**config, "inception_weights": None})  # not read: it may have gone
-    if opt.inception_weights is None and config.get("inception_weights") is not None:
-        opt.inception_weights = opt.config["inception_weights"] = str(config["inception_weights"])
+    if isinstance(config.get("inception_weights"), str):
+        config["inception_weights"] = Unread(config["inception_weights"])
+    opt = parser.parse_args(argv, config)
     parser.source = None
     opt.resume = path
     for name in parser.fixed():
