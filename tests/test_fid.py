@@ -205,6 +205,12 @@ def test_batch_size_reaches_inception(monkeypatch):
     assert sizes == 2 * [60, 10]
 
 
+def test_without_weights_nothing_is_scored(capsys):
+    with pytest.raises(SystemExit) as end:
+        fid.main(argparse.Namespace(features="inception", inception_weights="none"))
+    assert end.value.code == 2 and capsys.readouterr().out == "FID is left out, as --inception_weights none says.\n"
+
+
 def test_inception_features_refuse_other_shapes():
     with pytest.raises(ValueError, match=r"\(2, 4, 8, 8\)"):
         fid.inception_features(np.zeros((2, 4, 8, 8)))
