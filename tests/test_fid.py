@@ -206,8 +206,9 @@ def test_batch_size_reaches_inception(monkeypatch):
 
 
 def test_without_weights_nothing_is_scored(capsys):
+    assert fid.parse_flags("mnist mnist --inception_weights original".split()).weights == ORIGINAL
     with pytest.raises(SystemExit) as end:
-        fid.main(argparse.Namespace(features="inception", inception_weights="none"))
+        fid.main(fid.parse_flags("mnist mnist --inception_weights none".split()))
     assert end.value.code == 2 and capsys.readouterr().out == "FID is left out, as --inception_weights none says.\n"
 
 
