@@ -219,8 +219,8 @@ def train(opt):
         networks["ema"] = make_generator(opt)
         networks["ema"].load_state_dict(generator.state_dict())
 
-    run = Run(opt, networks, {"optimizer_G": optimizer_G, "optimizer_D": optimizer_D})
-    for epoch in run.epochs():
+    run = Run(opt, networks, {"optimizer_G": optimizer_G, "optimizer_D": optimizer_D}, evaluate)
+    for epoch in run.epochs():  # each is saved; every fid_interval-th and the last are evaluated
         seed_epoch(opt, epoch, dataloader)
         for real_images, labels in run.batches(dataloader):
             losses = training_step(opt, generator, discriminator, optimizer_G, optimizer_D, real_images, labels)
@@ -229,8 +229,6 @@ def train(opt):
             run.record(**losses)
             if run.grid_due():
                 save_samples(run.grid_path(), networks.get("ema", generator), opt)
-        if run.evaluation_due():
-            run.log_scores(evaluate(networks, epoch))
 
 
 # ---------------------------------------------------------------- drawing

@@ -257,7 +257,7 @@ def plot_curves(logs, output_dir):
     if not fids:
         print("no FID in the log: no epoch is evaluated yet")
     elif fids == {None}:
-        print("no FID in the log (Inception's weights were not available)")
+        print("no FID in the log (Inception's weights were not available, or failed)")
 
 
 def main():

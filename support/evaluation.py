@@ -1,6 +1,8 @@
 """What an evaluation measures: the report's FID, and metrics that mean something on digits (docs/metrics.md)."""
 
 import contextlib
+import sys
+import textwrap
 from functools import partial
 
 import numpy as np
@@ -28,6 +30,18 @@ def evaluation_mode(network):
     finally:
         for layer, is_train in modes:
             layer.is_train = is_train
+
+
+@contextlib.contextmanager
+def null_if_it_fails(what):
+    """Has whatever fails inside end as one sentence that says what is null in the log: no score is worth a run."""
+    try:
+        yield
+    except BrokenPipeError:  # nobody reads the output any more, which ends the run
+        raise
+    except Exception as error:  # of a network that was changed in whatever way, or for want of memory
+        why = textwrap.shorten(f"{type(error).__name__}: {error}".rstrip(": "), 300)
+        print(f"{what} failed and is null in the log: {why}", file=sys.stderr)
 
 
 def in_parts(function, *arrays, size):
@@ -87,31 +101,43 @@ class Evaluation:
         """Returns what the log holds of one evaluation: what the methods below return.
 
         networks: {"generator": ..., "discriminator": ..., and perhaps "ema": the generator's running average, which
-        then draws; the generator's own scores, on the same noise, are under "generator"}.
+        then draws; the generator's own scores, on the same noise, are under "generator"}. Scores that fail are None.
         """
         if not self.loaded:
             self.load()
         scores, images, labels = self.score(networks.get("ema", networks["generator"]), epoch)
         if self.real_above is not None:
-            scores["d_accuracy_real"] = self.is_real(networks["discriminator"], self.test_images, self.test_labels)
-            scores["d_accuracy_generated"] = 1 - self.is_real(networks["discriminator"], images, labels)
+            real, generated = [self.test_images, self.test_labels], [images, labels]
+            scores.update(d_accuracy_real=None, d_accuracy_generated=None)
+            with null_if_it_fails(f"epoch {epoch}: the discriminator's accuracy"):
+                scores["d_accuracy_real"] = self.is_real(networks["discriminator"], *real)
+                scores["d_accuracy_generated"] = 1 - self.is_real(networks["discriminator"], *generated)
         if "ema" in networks:
             scores["generator"], *_ = self.score(networks["generator"], epoch)
         return scores
 
     def is_real(self, discriminator, images, labels):
-        """Returns how many of the images the discriminator takes for real ones, from 0 to 1."""
+        """Returns how many of the images the discriminator takes for real ones, from 0 to 1.
+
+        Raises FloatingPointError if an answer is not finite.
+        """
         with evaluation_mode(discriminator):
             validity = in_parts(discriminator, images, labels.astype(np.int32), size=500)
+        if not np.isfinite(validity).all():
+            raise FloatingPointError("an answer is not finite")
         return float((validity[:, 0] > self.real_above).mean())
 
     def score(self, generator, epoch):
         """Returns the scores of a generator, the digits that it drew for them and their labels."""
         draw, opt = partial(self.draw, generator), self.opt
-        scores = self.inception_scores(draw, epoch)
+        scores = {"fid": None, "kid": None, "fid_samples": opt.fid_samples}
+        with null_if_it_fails(f"epoch {epoch}: FID and KID"):
+            scores.update(self.inception_scores(draw, epoch))
         rng = stream(opt.seed, epoch, "digits")
         images, labels = draw_digits(draw, rng, opt.latent_dim, self.facts.n_labels, len(self.test_images))
-        scores.update(self.label_scores(images, labels))
+        scores.update({self.label_fid: None, "label_accuracy": None})
+        with null_if_it_fails(f"epoch {epoch}: {self.label_fid.replace('_fid', ' FID')} and label accuracy"):
+            scores.update(self.label_scores(images, labels))
         return scores, images, labels
 
     def label_scores(self, images, labels):

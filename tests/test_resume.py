@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from PIL import Image
 
 import cgan
-from support import idx
+from support import evaluation, idx
 from support.device import nn
 from support.runs import run as run_module
 from support.runs.resume import describe_saved
@@ -87,6 +87,28 @@ def test_killed_runs_end_in_the_same_bits(tmp_path, straight):
     assert process.returncode == 0, process.stderr
     assert outcome(tmp_path) == expected
     assert not list(tmp_path.rglob("*.new"))
+
+
+@pytest.mark.parametrize("more", [[], ["--n_epochs", 5]])
+def test_an_epoch_is_saved_before_it_is_scored_and_a_resume_scores_it(tmp_path, monkeypatch, straight, more):
+    """Also if it is not the last one any more: the log becomes that of a run that was not stopped."""
+    flags, expected, *_ = straight
+    evaluate = evaluation.Evaluation.__call__
+
+    def stopped(self, networks, epoch):
+        if epoch == 4:
+            raise KeyboardInterrupt
+        return evaluate(self, networks, epoch)
+
+    monkeypatch.setattr(evaluation.Evaluation, "__call__", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, "--n_epochs", 4, *flags)
+    for log in (read_log(tmp_path), checkpoint.read_checkpoint(tmp_path / "results" / "checkpoint.npz")["log"]):
+        assert len(log["epochs"]) == 4 and log["evaluations"][-1] == {"epoch": 4}
+    monkeypatch.undo()
+    log = train(tmp_path, "--resume", *more)
+    assert log["evaluations"][:4] == expected[1][0]["evaluations"] and len(log["evaluations"]) == len(log["epochs"])
+    assert more or outcome(tmp_path) == expected
 
 
 def catches(process, number):

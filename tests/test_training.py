@@ -160,8 +160,9 @@ def test_everything_that_is_recorded_is_logged_whatever_its_name(monkeypatch, tm
     shown = {"a": 0.5, "n": 3, "b": None, "classes": [0.5, 1.0], "generator": {"c": None}}
     assert evaluation_row == {"epoch": 1, **shown}
     assert json.loads(str(read_npz(tmp_path / "results" / "checkpoint.npz")["log"])) == read_log(tmp_path)
-    output = capsys.readouterr().out
+    output, errors = capsys.readouterr()
     assert "[Sharpness: 2.0000]" in output and "[a: 0.5]" in output
+    assert errors.splitlines()[-1] == "epoch 1: not finite, and so null: b, c"
 
 
 def test_several_calls_a_batch_and_an_evaluation_add_up(monkeypatch, tmp_path):
@@ -177,6 +178,8 @@ def test_several_calls_a_batch_and_an_evaluation_add_up(monkeypatch, tmp_path):
 
     def log_twice(run, scores):
         log_scores(run, scores)
+        if not scores:  # yet: its epoch is about to be saved
+            return
         log_scores(run, {"weights": np.ones(2, np.float32)})
         with pytest.raises(ValueError, match="epoch"):
             log_scores(run, {"epoch": 1})
@@ -297,6 +300,51 @@ def test_the_log_says_which_code_ran(monkeypatch, tmp_path):
     assert run_module.describe_code() != changed
 
 
+def fails(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+def test_whatever_fails_in_an_evaluation_is_null_with_one_sentence_and_training_goes_on(monkeypatch, tmp_path, capsys):
+    """No convergence, shapes that do not fit in Jittor, a discriminator that answers with a pair, no memory."""
+
+    def wrong_shapes(*_):
+        jt.matmul(jt.ones((2, 3)), jt.ones((4, 5))).sync()
+
+    evaluator, judge = evaluation.Evaluation, cgan.Discriminator
+    failing = [  # what, how, what is null, what is said
+        (evaluator, "inception_scores", fails(np.linalg.LinAlgError("no convergence")), "fid kid", "LinAlgError: no c"),
+        (evaluator, "label_scores", wrong_shapes, "digit_fid label_accuracy", "digit FID and label accuracy failed"),
+        (judge, "execute", lambda *inputs: inputs, "d_accuracy_generated d_accuracy_real", "discriminator's accuracy"),
+        (evaluator, "score", fails(MemoryError()), "fid", ": the evaluation failed and is null in the log: MemoryErr"),
+    ]
+    call = evaluator.__call__
+
+    def one_fails(evaluate, networks, epoch):
+        with monkeypatch.context() as patch:
+            patch.setattr(*failing[epoch - 1][:3])
+            return call(evaluate, networks, epoch)
+
+    monkeypatch.setattr(evaluator, "__call__", one_fails)
+    monkeypatch.setattr(evaluator, "inception_scores", lambda *_: {"fid": 1.0, "kid": 2.0})
+    log = train(tmp_path, "--n_epochs", len(failing), "--max_batches", 2, "--fid_interval", 1)
+    sentences = [line for line in capsys.readouterr().err.splitlines() if "null in the log" in line]
+    assert len(log["epochs"]) == len(log["evaluations"]) == len(failing) == len(sentences)
+    for epoch, ((*_, null, said), row, sentence) in enumerate(zip(failing, log["evaluations"], sentences), 1):
+        assert sorted(name for name, value in row.items() if value is None) == null.split()
+        assert sentence.startswith(f"epoch {epoch}: ") and said in sentence and len(sentence) < 400
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), BrokenPipeError()])
+def test_an_evaluation_that_is_to_end_the_run_does(monkeypatch, tmp_path, error):
+    monkeypatch.setattr(evaluation.Evaluation, "__call__", fails(error))
+    with pytest.raises(type(error)):
+        train(tmp_path, "--n_epochs", 1, "--max_batches", 2)
+    assert read_log(tmp_path)["evaluations"] == [{"epoch": 1}]
+
+
 class Images:
     """Four images and labels in place of MNIST's test set."""
 
@@ -332,6 +380,8 @@ def test_what_counts_as_right_is_said_by_the_experiment(real_above, share):
 
     images = np.float32([0.4, 0.6, 0.9, 0.2]).reshape(-1, 1, 1, 1) * np.ones((4, 1, 8, 8), np.float32)
     assert evaluator(real_above=real_above).is_real(Judge(), images, np.zeros(4)) == share
+    with pytest.raises(FloatingPointError):  # and no answer is no answer
+        evaluator(real_above=real_above).is_real(Judge(), images * np.nan, np.zeros(4))
 
 
 def test_the_discriminators_accuracy_is_logged_for_both_sets_of_images():

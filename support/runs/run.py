@@ -1,13 +1,13 @@
 """A training run that is iterated, as tqdm is: around the experiment, everything that is not the experiment.
 
-    run = Run(opt, networks, optimizers)
+    run = Run(opt, networks, optimizers, evaluate)
     for epoch in run.epochs():
         for images, labels in run.batches(dataloader):
             ...
             run.record(d_loss=d_loss, g_loss=g_loss)
 
-It starts or goes on; shows progress; ends if a loss is not finite; after every epoch writes log and checkpoint, and
-after an evaluation the page.
+It starts or goes on; shows progress; ends if a loss is not finite; after every epoch writes log and checkpoint; then
+evaluates, if that is due, and writes them again, with the scores, and the page.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from support import idx
 from support.device import describe_gpu, jt
-from support.evaluation import evaluation_mode
+from support.evaluation import evaluation_mode, null_if_it_fails
 from support.pages.networks import page_layers
 from support.pages.page import write_page
 from support.runs.resume import goes_on_in_place
@@ -86,16 +86,22 @@ def describe_environment():
     }
 
 
-def plain(value):
-    """Returns a score as JSON can hold it: Python's own numbers, and None for one that is not finite."""
+def plain(value, name, lost):
+    """Returns a score as JSON can hold it: Python's own numbers, and None for one that is not finite.
+
+    name: the score's, which is then appended to the list `lost`.
+    """
     if isinstance(value, dict):
-        return {name: plain(part) for name, part in value.items()}
+        return {name: plain(part, name, lost) for name, part in value.items()}
     if isinstance(value, jt.Var):
         value = value.item() if value.numel() == 1 else value.numpy()
     value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
     if isinstance(value, (list, tuple)):
-        return [plain(part) for part in value]
-    return None if isinstance(value, float) and not is_number(value) else value
+        return [plain(part, name, lost) for part in value]
+    if isinstance(value, float) and not is_number(value):
+        lost.append(name)
+        return None
+    return value
 
 
 def changed(before, now):
@@ -105,13 +111,14 @@ def changed(before, now):
 class Run:
     """The run in opt.output_dir, from its start or from the checkpoint opt.resume.
 
-    opt: cgan.py's flags; networks, optimizers: as support.saved.checkpoint.save_checkpoint takes them.
+    opt: cgan.py's flags; networks, optimizers: as support.saved.checkpoint.save_checkpoint takes them; evaluate:
+    (networks, epoch) -> {metric: value}, called when an evaluation is due, its epoch saved.
     Under mpirun only the first process prints and writes. Raises checkpoint.Mismatch if the checkpoint is of other
     networks; its methods raise FloatingPointError if training diverges, OSError if a file cannot be written.
     """
 
-    def __init__(self, opt, networks, optimizers):
-        self.opt, self.networks, self.optimizers = opt, networks, optimizers
+    def __init__(self, opt, networks, optimizers, evaluate):
+        self.opt, self.networks, self.optimizers, self.evaluate = opt, networks, optimizers, evaluate
         self.first_process = jt.rank == 0
         for network in networks.values():
             network.mpi_param_broadcast()  # several processes begin with the first one's
@@ -130,10 +137,7 @@ class Run:
                 clear_run(opt.output_dir)
             make_folders(opt.output_dir)
             if opt.resume is not None:
-                self.save()  # a run that goes on elsewhere, or whose log was behind
                 kept.bring_best(self.log, self.epochs_done, os.path.dirname(opt.resume), opt.output_dir)
-                self.keep_generator()
-                self.write_page()
 
     def log_changes(self):
         """Notes what differs from here on: flags, and what the run's numbers may depend on beside them."""
@@ -149,14 +153,16 @@ class Run:
 
     def epochs(self):
         """Yields the number of every epoch still to train, from 1; what follows it is done when the epoch has ended."""
+        self.epoch, rows = self.epochs_done, self.log["evaluations"]
+        if self.epoch:  # a run that goes on: perhaps elsewhere, its log behind, or stopped before it was scored
+            last = rows[-1] if rows else {}
+            due = self.evaluation_due() and last.get("epoch") != self.epoch
+            self.end_epoch(due or last == {"epoch": self.epoch})
         for epoch in range(self.epochs_done + 1, self.opt.n_epochs + 1):
             self.epoch = epoch
             yield epoch
             self.epochs_done = epoch
-            if self.first_process:
-                self.save()
-                self.keep_generator()
-                self.write_page()
+            self.end_epoch(self.evaluation_due())
         if self.first_process:
             print(f"Done: samples, log and checkpoint are in images/ and results/ under {self.opt.output_dir}.")
 
@@ -240,20 +246,40 @@ class Run:
 
     def evaluation_due(self):
         """Returns whether this epoch ends with an evaluation: every fid_interval-th and the last."""
-        return self.first_process and (self.epoch % self.opt.fid_interval == 0 or self.epoch == self.opt.n_epochs)
+        return self.epoch % self.opt.fid_interval == 0 or self.epoch == self.opt.n_epochs
+
+    def end_epoch(self, due):
+        """Saves the epoch and then, if an evaluation is due, scores it and saves it again with its scores."""
+        if not self.first_process:
+            return
+        if due:
+            self.log_scores({})  # an evaluation without scores, as it is found on a resume if this one is cut off
+        self.save()
+        if due:
+            scores = {"fid": None}
+            with null_if_it_fails(f"epoch {self.epoch}: the evaluation"):
+                scores = self.evaluate(self.networks, self.epoch)
+            self.log_scores(scores)
+            self.save()
+        self.keep_generator()
+        self.write_page()
 
     def log_scores(self, scores):
         """Takes what an evaluation measured, {metric: value}, and shows its numbers; one that is not finite is None."""
         if "epoch" in scores:
             raise ValueError("epoch: the log has a number of this name already")
-        scores, rows = plain(scores), self.log["evaluations"]
+        lost, rows = [], self.log["evaluations"]
+        scores = plain(scores, None, lost)
+        if lost:
+            print(f"epoch {self.epoch}: not finite, and so null: {', '.join(dict.fromkeys(lost))}", file=sys.stderr)
         if not rows or rows[-1]["epoch"] != self.epoch:
             rows.append({"epoch": self.epoch})
         rows[-1].update(scores)
         shown = {name: f"{value:.4g}" for name, value in scores.items() if isinstance(value, float)}
         if "inception" in scores:
             shown["fid"] = f"{shown.get('fid')} ({scores['inception']})"  # whose weights
-        self.say(" ".join(f"[{name}: {value}]" for name, value in shown.items()))
+        if shown:
+            self.say(" ".join(f"[{name}: {value}]" for name, value in shown.items()))
 
     def save(self):
         """Writes checkpoint and log; raises FloatingPointError if a parameter is not finite."""
