@@ -265,7 +265,8 @@ def main():
     parser.add_argument(
         "logs", nargs="+", type=find_log, metavar="log.json", help="or a run's folder; several are overlaid"
     )
-    parser.add_argument("--output_dir", type=os.path.expanduser, help="where files go (default: beside the first log)")
+    where = "where the files go (default: beside the first log)"
+    parser.add_argument("--output_dir", type=os.path.expanduser, recorded=False, help=where)
     opt = parser.parse_args()
     sys.stdout.reconfigure(errors="backslashreplace")  # for paths that are not UTF-8
     names = short_names(opt.logs)

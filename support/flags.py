@@ -2,17 +2,20 @@
 
 import argparse
 import math
+import os
 
 from support.mpi import refuse
 
 MOST = 2**31 - 1
+DEFAULT = "default"  # the word that sets a flag back
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line on standard error, with exit status 2.
 
     A flag is declared with fixed=True if it cannot change within a run, and with recorded=False if it says how a run is
-    started, not what it is.
+    started, not what it is. One that is recorded and whose default is no value that could be typed takes the word
+    DEFAULT, which sets it back on a resume.
     """
 
     def __init__(self, description):
@@ -24,7 +27,12 @@ class Parser(argparse.ArgumentParser):
             settings["help"] = f"{settings.get('help', '')} (default: %(default)s)".strip()
         action = super().add_argument(*names, **settings)
         action.fixed, action.recorded = fixed, recorded and action.dest != "help"
+        plain = action.default is None and action.nargs is None and settings.get("action", "store") == "store"
+        action.can_be_set_back = plain and action.recorded and bool(action.option_strings)
         return action
+
+    def _get_value(self, action, text):
+        return DEFAULT if action.can_be_set_back and text == DEFAULT else super()._get_value(action, text)
 
     def parse_args(self, argv=None, config=None):
         """Returns the flags of `argv`, by default the command line's, above those of `config`, a run's {flag: value}.
@@ -38,9 +46,12 @@ class Parser(argparse.ArgumentParser):
         for dest in held:
             flags[dest].required = False
         opt = super().parse_args(argv, argparse.Namespace(**dict.fromkeys(held)))
+        set_back = [dest for dest, flag in flags.items() if flag.can_be_set_back and getattr(opt, dest) == DEFAULT]
         for dest, value in held.items():
             if getattr(opt, dest) is None:
                 setattr(opt, dest, self.checked(flags[dest], value))
+        for dest in set_back:
+            setattr(opt, dest, None)
         opt.config = {dest: getattr(opt, dest) for dest in flags}
         return opt
 
@@ -111,6 +122,11 @@ def positive(text):
 
 def decay_rate(text):
     return number(text, lambda value: 0 <= value < 1, "a number from 0 up to but not including 1")
+
+
+def whole_path(text):
+    """argparse type: a whole path, which a run finds again from whatever folder it goes on."""
+    return os.path.abspath(os.path.expanduser(text))
 
 
 def label_text(text):

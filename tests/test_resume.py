@@ -262,6 +262,26 @@ def saved(tmp_path, straight):
     return tmp_path / "results" / "checkpoint.npz"
 
 
+def test_flags_are_set_back_on_a_resume(tmp_path, monkeypatch):
+    """And what the run is made of is found from whatever folder it goes on."""
+    (tmp_path / "my data").mkdir()
+    for name in (name for names in idx.FILES for name in names):
+        shutil.copy(MNIST / name, tmp_path / "my data")
+    start = "--max_batches 2 --n_epochs 1 --cpu --lr_d 0.01 --data_root".split()
+    monkeypatch.chdir(tmp_path)
+    first = train(tmp_path / "run", *start, "my data")["config"]
+    assert (first["cpu"], first["lr_d"], first["data_root"]) == (True, 0.01, str(tmp_path / "my data"))
+    monkeypatch.chdir(ROOT)
+    resume = ["--resume", "--output_dir", str(tmp_path / "run")]
+    assert cgan.parse_flags(resume).config == first
+    back = ["--n_epochs", "2", "--no-cpu", "--lr_d", "default", "--data_root", "default"]
+    log = train(tmp_path / "run", *resume[:1], *back)
+    assert log["changes"] == [{"epoch": 2, "config": {"lr_d": None, "data_root": None, "cpu": False}}]
+    opt = cgan.parse_flags(resume)
+    assert (opt.cpu, opt.lr_d, opt.data_root) == (False, None, None)
+    assert cgan.parse_flags(["--lr_d", "default", "--no-cpu"]).config == cgan.parse_flags([]).config
+
+
 @pytest.mark.parametrize("name", ["overwrite", "digits", "help", "resume", "output_dir"])
 def test_a_checkpoint_decides_no_flag_that_is_no_runs(tmp_path, saved, name):
     change_log(saved, **{name: True if name == "overwrite" else str(tmp_path / "other")})

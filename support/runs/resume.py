@@ -8,7 +8,7 @@ import tempfile
 import numpy as np
 
 from support import idx
-from support.flags import file_for
+from support.flags import file_for, whole_path
 from support.inception_weights import DEFAULT
 from support.mpi import PROCESSES
 from support.pages.pictures import labels_of
@@ -17,7 +17,10 @@ from support.saved.classifier import read_classifier
 from support.saved.log import is_number, name_of
 from support.saved.paths import BEST_GENERATOR, FOLDERS, best_path, checkpoint_path
 
-classifier_file = file_for(read_classifier)  # an argparse type
+
+def classifier_file(text):
+    """argparse type: the whole path of a file that read_classifier can read."""
+    return file_for(read_classifier)(whole_path(text))
 
 
 class Unread(str):
