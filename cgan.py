@@ -43,7 +43,7 @@ def flag_parser():
     flag("--fid_samples", type=whole(2), default=100, help="real images, and generated ones, that each FID compares")
     flag("--inception_weights", type=weights_file, help="FID's: a file, jittor, original or none: docs/metrics.md")
     flag("--classifier", type=resume.classifier_file, help="what scores other images than MNIST's: docs/metrics.md")
-    flag("--data_root", type=flags.whole_path, help="folder with four MNIST-format .gz files (default: Jittor's own MNIST)")
+    flag("--data_root", type=flags.whole_path, help="folder with four MNIST-format .gz files (default: Jittor's MNIST)")
     flag("--seed", type=whole(0), default=0, fixed=True, help="the same seed gives the same run")
     flag("--max_batches", type=whole(1), fixed=True, help="end every epoch after so many batches (default: all)")
     flag("--keep", type=whole(0), help="epochs between two generators that are kept beside the best (default: none)")

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from support import idx
 from support.device import jt, nn
 from support.flags import Parser
+from support.inception_weights import sha256
 from support.mnist import load_mnist
 from support.saved.checkpoint import read_generator
 from support.saved.classifier import WEIGHTS, read_classifier
@@ -57,11 +58,12 @@ class DigitClassifier(nn.Module):
 
 
 def load(path=WEIGHTS):
-    """Returns the trained classifier in evaluation mode; raises ValueError if the file holds none."""
+    """Returns a file's classifier, in evaluation mode, with the file's `sha256`; raises ValueError if it holds none."""
     weights = read_classifier(path)
     del weights["data"]
     model = DigitClassifier(len(weights["last.bias"]))
     model.load_state_dict(weights)
+    model.sha256 = sha256(path)
     model.eval()
     return model
 

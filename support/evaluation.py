@@ -144,7 +144,8 @@ class Evaluation:
         """Returns the scores of as many generated images (N, 1, S, S) as there are test images, drawn for labels (N,).
 
         digit_fid: Fréchet distance to the test images, on the classifier's features; label_fid if they are no digits.
-        label_accuracy, class_accuracy: how often the classifier reads the label asked for, in all and by class.
+        label_accuracy, class_accuracy: how often the classifier, whose SHA-256 is classifier_sha256, reads the label
+        asked for, in all and by class.
         """
         if not self.classifier:
             return {self.label_fid: None, "label_accuracy": None}
@@ -153,6 +154,7 @@ class Evaluation:
             self.label_fid: self.fid.frechet_distance(features, self.test_features),
             "label_accuracy": float((read == labels).mean()),
             "class_accuracy": [float((read[labels == label] == label).mean()) for label in np.unique(labels)],
+            "classifier_sha256": self.classifier.sha256,
         }
 
     def inception_scores(self, draw, epoch):

@@ -15,15 +15,26 @@ FILES = [  # of the training and of the test set
 
 
 class Facts(NamedTuple):
-    """What is known of a data set: how many images and labels it has, and the SHA-256 of its training set."""
+    """What is known of a data set: the number of its images and labels, and the SHA-256 of its two parts."""
 
     n_train: int
     n_test: int
     n_labels: int
-    sha256: str
+    sha256: str  # of the training set, which is what a classifier or a generator knows
+    test_sha256: str
+
+    def checksums(self):
+        """Returns what a log holds of the data."""
+        return {"train": self.sha256, "test": self.test_sha256}
 
 
-MNIST = Facts(60000, 10000, 10, "edc0d1098aa497be14ace79ddd5171e5a3dcf9c4d196c015389203eb3ba1f59b")
+MNIST = Facts(
+    60000,
+    10000,
+    10,
+    "edc0d1098aa497be14ace79ddd5171e5a3dcf9c4d196c015389203eb3ba1f59b",
+    "c3f9adf9c66efb572b1f9326c3a511b45910c7173b97be66ceceeeeaef6b802b",
+)
 
 
 def read_idx(path, magic):
@@ -66,4 +77,4 @@ def data_facts(data_root):
         counts.append(n_images)
         highest = max(highest, max(values))
         sha256.append(hashlib.sha256(pixels + values).hexdigest())
-    return Facts(*counts, highest + 1, sha256[0])
+    return Facts(*counts, highest + 1, *sha256)

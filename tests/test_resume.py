@@ -14,7 +14,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MNIST, ROOT, Hostile, change_log, read_log, read_npz, refused, run, started, train, wait_for
+from conftest import (
+    MNIST,
+    ROOT,
+    Hostile,
+    change_log,
+    read_log,
+    read_npz,
+    refused,
+    run,
+    started,
+    train,
+    wait_for,
+    write_idx,
+)
 from damage import damaged
 from hypothesis import given, settings
 from PIL import Image
@@ -403,7 +416,8 @@ def test_a_run_goes_on_without_its_weights(tmp_path, saved, straight, refuses, c
 
 
 def test_other_data_is_refused(tmp_path, saved, refuses):
-    for folder, number in (("other", 1), ("same", 0)):  # the test images in the training images' place, and a copy
+    """Also other test images, unless the checkpoint is of a time when their checksum was not kept."""
+    for folder, number in (("other", 1), ("same", 0), ("tested", 0)):  # the test images to train on, and copies
         (tmp_path / folder).mkdir()
         for names, stored in zip(idx.FILES, (idx.FILES[number], idx.FILES[1])):
             for name, stored_name in zip(names, stored):
@@ -411,6 +425,14 @@ def test_other_data_is_refused(tmp_path, saved, refuses):
     what = "was trained on other images"
     refuses("--resume", saved, "--data_root", tmp_path / "other", names=["--data_root", what])
     assert cgan.parse_flags(["--resume", str(saved), "--data_root", str(tmp_path / "same")])
+    write_idx(tmp_path / "tested" / idx.FILES[1][1], [2049, 10000], np.zeros(10000))
+    tested = ["--resume", str(saved), "--data_root", str(tmp_path / "tested")]
+    refuses(*tested, names=["--data_root", "was scored on other test images"])
+    arrays = read_npz(saved)
+    log = json.loads(str(arrays["log"]))
+    assert log.pop("data") == idx.MNIST.checksums()
+    np.savez(saved, **{**arrays, "log": np.array(json.dumps(log))})
+    assert cgan.parse_flags(tested)
 
 
 def test_a_folder_that_holds_a_run(tmp_path, straight):

@@ -14,19 +14,21 @@ import struct
 import subprocess
 import sys
 import termios
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, ROOT, read_log, read_npz, run, tiles, train
+from conftest import ENVIRONMENT, MNIST, ROOT, read_log, read_npz, run, tiles, train
 from PIL import Image
 
 import cgan
-from support import evaluation
+from support import evaluation, idx
 from support.device import jt
 from support.runs import run as run_module
 from support.runs.run import Run
 from support.saved.log import table_of
+from support.saved.classifier import WEIGHTS
 from support.saved.paths import BEST_GENERATOR
 
 
@@ -256,7 +258,8 @@ def test_divergence_is_one_sentence_and_keeps_nothing_broken(tmp_path):
 
 def test_log_follows_its_contract(finished_run, inception_file):
     log = json.loads((finished_run[0] / "results" / "log.json").read_text())
-    assert set(log) == {"config", "environment", "changes", "epochs", "evaluations"} and not log["changes"]
+    assert set(log) == {"config", "environment", "changes", "data", "epochs", "evaluations"} and not log["changes"]
+    assert log["data"] == idx.data_facts(str(MNIST)).checksums() == idx.MNIST.checksums()
     assert log["config"]["max_batches"] == 60 and log["config"]["lr_d"] is None
     assert not {"output_dir", "resume", "overwrite", "digits", "help"} & set(log["config"])
     names = "code jittor python numpy compiler device processor processes threads"
@@ -272,6 +275,7 @@ def test_log_follows_its_contract(finished_run, inception_file):
     for row in log["evaluations"]:
         assert row["inception"] == inception_file.name
         assert row["inception_sha256"] == hashlib.sha256(inception_file.read_bytes()).hexdigest()
+        assert row["classifier_sha256"] == hashlib.sha256(Path(WEIGHTS).read_bytes()).hexdigest()
         assert row["digit_fid"] > 0 and len(row["class_accuracy"]) == 10
         assert row["label_accuracy"] == pytest.approx(np.mean(row["class_accuracy"]))
         assert 0 <= row["d_accuracy_real"] <= 1 and 0 <= row["d_accuracy_generated"] <= 1

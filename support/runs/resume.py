@@ -194,6 +194,8 @@ def check_training_flags(parser, opt, checkpoint):
         parser.error(f"argument --data_root: {error}")
     if checkpoint and checkpoint["data"] != facts.sha256:
         parser.error(f"argument --data_root: the run in {opt.resume} was trained on other images")
+    if checkpoint and checkpoint["log"].get("data", facts.checksums()) != facts.checksums():  # older logs have none
+        parser.error(f"argument --data_root: the run in {opt.resume} was scored on other test images")
     if opt.classifier and read_classifier(opt.classifier)["data"] != facts.sha256:
         parser.error(f"argument --classifier: {opt.classifier} was trained on other images")
     if opt.n_classes < facts.n_labels:

@@ -122,7 +122,7 @@ class Run:
         self.first_process = jt.rank == 0
         for network in networks.values():
             network.mpi_param_broadcast()  # several processes begin with the first one's
-        self.data = idx.data_facts(opt.data_root).sha256
+        self.facts = idx.data_facts(opt.data_root)
         self.epochs_done, self.environment = 0, describe_environment()
         self.page_seconds, self.evaluated_at, self.problems = 0, time.time(), []
         self.log = {"config": opt.config, "environment": self.environment, "changes": []}
@@ -132,6 +132,7 @@ class Run:
             checkpoint.load_checkpoint(opt.resume, saved, networks, optimizers)
             self.epochs_done, self.log = saved["epoch"], saved["log"]
             self.log_changes()
+        self.log["data"] = self.facts.checksums()
         if self.first_process:
             if opt.overwrite and not goes_on_in_place(opt):
                 clear_run(opt.output_dir)
@@ -285,7 +286,8 @@ class Run:
         """Writes checkpoint and log; raises FloatingPointError if a parameter is not finite."""
         folder, log = self.opt.output_dir, self.log
         layers = self.page_layers()
-        checkpoint.save_checkpoint(folder, self.networks, self.optimizers, layers, self.epochs_done, log, self.data)
+        data = self.facts.sha256
+        checkpoint.save_checkpoint(folder, self.networks, self.optimizers, layers, self.epochs_done, log, data)
         save_log(folder, log)
 
     def keep_generator(self):
