@@ -153,18 +153,19 @@ def test_losses_computed_before_both_steps_train_what_they_do_with_jittors_own(m
 def test_everything_that_is_recorded_is_logged_whatever_its_name(monkeypatch, tmp_path, capsys):
     """Also what some batches lack, and what NumPy or Jittor computes; a score that is no number is null."""
     values = iter([{"sharpness": np.float32(2)}, {}, {"sharpness": jt.array(4.0), "n": 7}])
-    scores = {"a": np.float32(0.5), "n": np.int64(3), "b": np.nan, "classes": [0.5, 1.0], "generator": {"c": -np.inf}}
+    scores = {"a": np.float32(0.5), "n": np.int64(3), "b": np.nan, "d": 10**400, "classes": [0.5, 1.0]}
+    scores["generator"] = {"c": -np.inf}
     step = cgan.training_step
     monkeypatch.setattr(cgan, "training_step", lambda *args: {**step(*args), **next(values)})
     monkeypatch.setattr(cgan, "Evaluation", lambda *_: lambda *_: scores)
     (row,), (evaluation_row,) = map(train(tmp_path, "--n_epochs", 1, "--max_batches", 3).get, ("epochs", "evaluations"))
     assert (row["sharpness"], row["sharpness_last"], row["n"], row["n_last"]) == (3, 4, 7, 7) and row["d_loss"] > 0
-    shown = {"a": 0.5, "n": 3, "b": None, "classes": [0.5, 1.0], "generator": {"c": None}}
+    shown = {"a": 0.5, "n": 3, "b": None, "d": None, "classes": [0.5, 1.0], "generator": {"c": None}}
     assert evaluation_row == {"epoch": 1, **shown}
     assert json.loads(str(read_npz(tmp_path / "results" / "checkpoint.npz")["log"])) == read_log(tmp_path)
     output, errors = capsys.readouterr()
     assert "[Sharpness: 2.0000]" in output and "[a: 0.5]" in output
-    assert errors.splitlines()[-1] == "epoch 1: not finite, and so null: b, c"
+    assert errors.splitlines()[-1] == "epoch 1: not finite, and so null: b, d, c"
 
 
 def test_several_calls_a_batch_and_an_evaluation_add_up(monkeypatch, tmp_path):
@@ -197,10 +198,12 @@ def test_several_calls_a_batch_and_an_evaluation_add_up(monkeypatch, tmp_path):
     assert "d_accuracy_real" not in evaluation_row
 
 
-def test_any_number_that_is_not_finite_ends_the_run(monkeypatch, tmp_path):
-    step, values = cgan.training_step, iter([1.0, 2.0, np.inf])
+@pytest.mark.parametrize("value, shown", [(np.inf, "inf"), (np.nan, "nan"), (2e30, "2e\\+30"), (-9e38, "-9e\\+38")])
+def test_any_number_that_is_not_finite_or_far_too_large_ends_the_run(monkeypatch, tmp_path, value, shown):
+    """A large one would end it later, when several are added up."""
+    step, values = cgan.training_step, iter([1.0, 2.0, value])
     monkeypatch.setattr(cgan, "training_step", lambda *args: {**step(*args), "norm": next(values)})
-    with pytest.raises(FloatingPointError, match="epoch 1, batch 2: norm is not finite"):
+    with pytest.raises(FloatingPointError, match=f"epoch 1, batch 2: norm is {shown}"):
         train(tmp_path, "--max_batches", 3)
 
 

@@ -33,6 +33,7 @@ from support.saved.log import NOT_DRAWN, is_number, read_log, run_name, save_log
 from support.saved.paths import PROJECT, clear_run, grid_path, log_path, make_folders, page_path
 
 PROGRESS_INTERVAL = 50  # batches between two lines of progress (report: every 50 batches)
+LARGEST = 1e30  # number that a training which has not diverged may record: their sums are finite in float32 too
 PAGE_SHARE = 0.01  # of the time between two evaluations, for the run's page
 
 
@@ -98,7 +99,7 @@ def plain(value, name, lost):
     value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
     if isinstance(value, (list, tuple)):
         return [plain(part, name, lost) for part in value]
-    if isinstance(value, float) and not is_number(value):
+    if type(value) in (int, float) and not is_number(value):
         lost.append(name)
         return None
     return value
@@ -205,8 +206,8 @@ class Run:
         """Takes a batch's numbers, such as d_loss=d_loss: Jittor Vars or floats; not every batch need have all of them.
 
         Each one's mean over the epoch and its last value are logged and drawn, whatever its name, except those that the
-        log uses itself. Raises FloatingPointError if one is not finite; on a GPU, which would have to stop for that,
-        at the latest PROGRESS_INTERVAL batches later.
+        log uses itself. Raises FloatingPointError if one is not finite or beyond LARGEST; on a GPU, which would have to
+        stop for that, at the latest PROGRESS_INTERVAL batches later.
         """
         for name, value in values.items():
             if name in NOT_DRAWN or name.endswith("_last"):
@@ -227,8 +228,8 @@ class Run:
         for batch, recorded in enumerate(self.recorded[self.fetched :], self.fetched):
             for name, value in recorded.items():
                 recorded[name] = float(value.item() if isinstance(value, jt.Var) else value)
-                if not is_number(recorded[name]):
-                    raise FloatingPointError(f"epoch {self.epoch}, batch {batch}: {name} is not finite")
+                if not abs(recorded[name]) <= LARGEST:  # also if it is NaN
+                    raise FloatingPointError(f"epoch {self.epoch}, batch {batch}: {name} is {recorded[name]:.3g}")
         self.fetched = max(0, len(self.recorded) - 1)  # more may come of the last batch
 
     def say(self, text):
