@@ -229,7 +229,7 @@ def train(opt):
                 update_ema(networks["ema"], generator, opt.ema)
             run.record(**losses)
             if run.grid_due():
-                save_samples(run.grid_path(), networks.get("ema", generator), opt)
+                run.write_grid(save_samples, networks.get("ema", generator))
 
 
 # ---------------------------------------------------------------- drawing

@@ -439,8 +439,9 @@ def test_a_folder_that_holds_a_run(tmp_path, straight):
     """Refused but for --overwrite, which deletes the run, half-written files with it, and nothing of the user's."""
     for name in ("images", "results"):
         shutil.copytree(straight[2] / name, tmp_path / name)
-    ours = ["images/15.png.new", "results/log.json.new", "results/checkpoint.npz.new"]
-    users = ["docs/report.new", "images/2024-holiday.png", "images/15b.png", "images/my.png.new", "results/notes.new"]
+    half = ".cgan-0123456789abcdef.new"
+    ours = [f"images/{half}", f"results/{half}", "results/loss.png", "results/fid.png"]
+    users = ["docs/report.new", "images/2024-holiday.png", "images/15b.png", "images/.my.new", "results/notes.new"]
     (tmp_path / "docs").mkdir()
     for name in (*ours, *users):
         (tmp_path / name).write_text("mine")

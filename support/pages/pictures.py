@@ -1,10 +1,15 @@
 """Pictures of drawn digits."""
 
+import errno
+import os
+
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from support.saved.paths import atomic_write
+from support.saved.paths import MARK, atomic_write, is_own_picture
 
+NOT_OURS = "was not made by this program, and is not replaced"
 GAP = 2  # pixels between two digits
 
 
@@ -14,9 +19,15 @@ def to_gray(values):
 
 
 def save_picture(path, values):
-    """Writes values (H, W) in [-1, 1] as a gray PNG."""
-    picture = Image.fromarray(to_gray(values))
-    atomic_write(path, lambda file: picture.save(file, format="PNG"))
+    """Writes values (H, W) in [-1, 1] as a gray PNG with this program's MARK; raises OSError.
+
+    A picture without it, which is the user's own, is not replaced.
+    """
+    if os.path.exists(path) and not is_own_picture(path):
+        raise FileExistsError(errno.EEXIST, NOT_OURS, path)
+    picture, mark = Image.fromarray(to_gray(values)), PngInfo()
+    mark.add_text(*MARK)
+    atomic_write(path, lambda file: picture.save(file, format="PNG", pnginfo=mark))
 
 
 def stretch(images):

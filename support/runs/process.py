@@ -1,40 +1,108 @@
-"""What a run's process does before Jittor is imported: it claims the run's folder and takes over Ctrl-C."""
+"""What a run's process does beside training: claims the run's folder, takes over Ctrl-C, bears writes that fail."""
 
+import contextlib
 import fcntl
 import os
+import platform
 import shutil
 import signal
 import sys
+import time
 
 from support.mpi import PROCESSES, RANK, refuse
-from support.runs.resume import describe_saved, draws, goes_on_in_place
-from support.saved.paths import clear_leftovers, holds_run, lock_path, make_folders
+from support.pages.pictures import NOT_OURS
+from support.runs.resume import describe_saved, draws, goes_on_in_place, version_of
+from support.saved.paths import (
+    clear_leftovers,
+    foreign_grids,
+    holds_run,
+    lock_path,
+    make_folders,
+    remove_unfinished,
+)
+
+WAITS = (1, 5, 15)  # seconds, before a checkpoint or log that could not be written is tried again
+held = {}  # {output_dir: the open lock file} of this process
 
 
 def lock_run(output_dir):
     """Makes the folders of a run and locks them until the process ends, however it ends.
 
-    Returns whether that worked, or False if another process holds the lock. Raises OSError if a folder cannot be made.
+    Returns None if that worked, or else which process holds the lock. Raises OSError if a folder cannot be made.
     A file is locked, not its folder, as network file systems lock only what is open for writing.
     """
-    make_folders(output_dir)
-    lock = os.open(lock_path(output_dir), os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return False
-    except OSError as error:  # a file system without locks
-        print(f"{output_dir} cannot be locked ({error.strerror}): start no second run there.", file=sys.stderr)
+    while not holds_lock(output_dir):  # a second time only if the folder is deleted at this very moment
+        make_folders(output_dir)
+        lock = open(lock_path(output_dir), "a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with lock:
+                lock.seek(0)
+                return lock.read(1000).strip() or "a process that has just begun"
+        except OSError as error:  # a file system without locks
+            print(f"{output_dir} cannot be locked ({error.strerror}): start no second run there.", file=sys.stderr)
+        held[output_dir] = lock
+    lock = held[output_dir]
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {platform.node()}\n")
+    lock.flush()
     clear_leftovers(output_dir)
-    return True
+    return None
+
+
+def holds_lock(output_dir):
+    """Returns whether the lock that lies in a run's folder is the one that this process holds."""
+    with contextlib.suppress(OSError, KeyError):
+        return os.path.samestat(os.fstat(held[output_dir].fileno()), os.stat(lock_path(output_dir)))
+    return False
+
+
+def check_lock(output_dir):
+    """Ends the program with one sentence if its run's folder was taken away while it trained.
+
+    A run that was never locked, as a test trains it, has nothing to lose.
+    """
+    if output_dir in held and not holds_lock(output_dir):
+        what = f"{lock_path(output_dir)} is not this run's any more: its folder was deleted or moved away"
+        sys.exit(f"{what}. Stopped, as another run may be writing there.")
+
+
+def insist(output_dir, write):
+    """Calls write(), and once more after each of WAITS if a file cannot be written; then raises that OSError.
+
+    Ends the program if the folder is no longer this run's.
+    """
+    for wait in (*WAITS, None):
+        check_lock(output_dir)
+        try:
+            return write()
+        except OSError as error:
+            if wait is None:
+                raise
+            what = f"{error.filename or output_dir}: {error.strerror or error}"
+            print(f"{what}; trying again in {wait} s.", file=sys.stderr)
+            time.sleep(wait)
+
+
+def attempt(output_dir, write, *arguments):
+    """Calls write(*arguments); if a file cannot be written, one line says so, and the run goes on without it.
+
+    Ends the program if the folder is no longer this run's.
+    """
+    check_lock(output_dir)
+    try:
+        write(*arguments)
+    except OSError as error:
+        print(f"{error.filename or output_dir}: {error.strerror or error}. The run goes on.", file=sys.stderr)
 
 
 def start_run(opt):
     """Claims opt.output_dir for this process (for the first of several) and takes over Ctrl-C and SIGTERM.
 
     Ends the program with one sentence if the folder holds a run that this one is neither to go on with nor to replace,
-    if another run is writing there, or if it cannot be made.
+    if it holds pictures of the user's with the names of sample grids, if another run is writing there or has gone on
+    with the checkpoint, or if it cannot be made.
     """
     output_dir = opt.output_dir
     if PROCESSES > 1 and not shutil.which(os.environ.get("mpicc_path", "mpicc")):
@@ -44,16 +112,24 @@ def start_run(opt):
             f"argument --output_dir: {output_dir} holds a run already: --resume goes on with it, another --output_dir "
             "keeps it, --overwrite deletes it"
         )
+    foreign = [] if goes_on_in_place(opt) else foreign_grids(output_dir)
+    if foreign:
+        refuse(
+            f"argument --output_dir: {foreign[0]} has the name of a sample grid, but {NOT_OURS}: move it away, or give "
+            "another --output_dir"
+        )
     for name in ("stdout", "stderr"):  # progress is seen at once, also in a file; a path need not be text
         getattr(sys, name).reconfigure(errors="backslashreplace", line_buffering=True)
     if RANK:
         return
     try:
-        locked = lock_run(output_dir)
+        holder = lock_run(output_dir)
     except OSError as error:
         sys.exit(f"{error.filename}: {error.strerror}")
-    if not locked:
-        refuse(f"Another run is writing to {output_dir}: give this one an --output_dir of its own.")
+    if holder:
+        refuse(f"Another run is writing to {output_dir} ({holder}): give this one an --output_dir of its own.")
+    if opt.resume is not None and version_of(opt.resume) != opt.resume_version:
+        refuse(f"{opt.resume}: a run has just gone on with it: give the same command again")
     signals = (signal.SIGINT, signal.SIGTERM)
 
     def hand_back():
@@ -63,9 +139,11 @@ def start_run(opt):
     def end(signum, frame):
         """Ends the process there and then: no exception has to find its way through compiled code."""
         hand_back()  # a second signal is obeyed by the system
+        remove_unfinished()
         name = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}[signum]
         try:
-            os.write(2, os.fsencode(f"\n{name}: stopped. {describe_saved(output_dir)}\n"))
+            saved = describe_saved(output_dir) if holds_lock(output_dir) else "Its folder was deleted or moved away."
+            os.write(2, os.fsencode(f"\n{name}: stopped. {saved}\n"))
         finally:  # the terminal may be gone
             os._exit(128 + signum)
 

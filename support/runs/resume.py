@@ -11,11 +11,18 @@ from support import idx
 from support.flags import file_for, whole_path
 from support.inception_weights import DEFAULT
 from support.mpi import PROCESSES
-from support.pages.pictures import labels_of
+from support.pages.pictures import NOT_OURS, labels_of
 from support.saved.checkpoint import latest, read_checkpoint, read_generator, read_scores
 from support.saved.classifier import read_classifier
 from support.saved.log import is_number, name_of
-from support.saved.paths import BEST_GENERATOR, FOLDERS, best_path, checkpoint_path
+from support.saved.paths import (
+    BEST_GENERATOR,
+    FOLDERS,
+    best_path,
+    checkpoint_path,
+    digits_path,
+    is_own_picture,
+)
 
 
 def classifier_file(text):
@@ -61,6 +68,7 @@ def resume(parser, opt, argv):
     Ends the program if there is no such checkpoint, or if a flag does not fit its networks or epochs.
     """
     path = opt.resume or checkpoint_path(opt.output_dir)
+    version = version_of(path)
     try:
         checkpoint = read_checkpoint(path)
     except ValueError as error:
@@ -76,7 +84,7 @@ def resume(parser, opt, argv):
         config["inception_weights"] = Unread(config["inception_weights"])
     opt = parser.parse_args(argv, config)
     parser.source = None
-    opt.resume = path
+    opt.resume, opt.resume_version = path, version
     for name in parser.fixed():
         value, before = getattr(opt, name), log["config"].get(name, parser.get_default(name))
         if value != before:
@@ -84,6 +92,15 @@ def resume(parser, opt, argv):
     if opt.n_epochs < checkpoint["epoch"]:
         parser.error(f"argument --n_epochs: must be at least {checkpoint['epoch']}, the epochs done in {path}")
     return opt, checkpoint
+
+
+def version_of(path):
+    """Returns what changes whenever a file is replaced; None if there is none."""
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return None
+    return facts.st_ino, facts.st_mtime_ns, facts.st_size
 
 
 def goes_on_in_place(opt):
@@ -155,8 +172,10 @@ def check_export(parser, opt, argv):
 
 
 def check_digits(parser, opt):
-    """Ends the program if there is no generator to draw with, or if it has not learned a label that is asked for."""
-    path = generator_path(opt)
+    """Ends the program without a generator, without a place for the picture, or for a label that was not learned."""
+    path, target = generator_path(opt), digits_path(opt.output_dir)
+    if os.path.exists(target) and not is_own_picture(target):
+        parser.error(f"argument --digits: {target} {NOT_OURS}: move it away, or give another --output_dir")
     try:
         n_classes = read_generator(path)[0]["n_classes"]
     except ValueError as error:

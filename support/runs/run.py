@@ -12,6 +12,7 @@ evaluates, if that is due, and writes them again, with the scores, and the page.
 
 import hashlib
 import itertools
+import math
 import os
 import platform
 import re
@@ -27,10 +28,11 @@ from support.device import describe_gpu, jt
 from support.evaluation import evaluation_mode, null_if_it_fails
 from support.pages.networks import page_layers
 from support.pages.page import write_page
+from support.runs import process
 from support.runs.resume import goes_on_in_place
 from support.saved import checkpoint, kept
 from support.saved.log import NOT_DRAWN, is_number, read_log, run_name, save_log
-from support.saved.paths import PROJECT, clear_run, grid_path, log_path, make_folders, page_path
+from support.saved.paths import PROJECT, clear_grids, clear_run, grid_path, log_path, make_folders, page_path
 
 PROGRESS_INTERVAL = 50  # batches between two lines of progress (report: every 50 batches)
 LARGEST = 1e30  # number that a training which has not diverged may record: their sums are finite in float32 too
@@ -125,7 +127,7 @@ class Run:
             network.mpi_param_broadcast()  # several processes begin with the first one's
         self.facts = idx.data_facts(opt.data_root)
         self.epochs_done, self.environment = 0, describe_environment()
-        self.page_seconds, self.evaluated_at, self.problems = 0, time.time(), []
+        self.page_seconds, self.evaluated_at, self.problems = 0, time.monotonic(), []
         self.log = {"config": opt.config, "environment": self.environment, "changes": []}
         self.log.update({"epochs": [], "evaluations": []})
         if opt.resume is not None:
@@ -135,8 +137,10 @@ class Run:
             self.log_changes()
         self.log["data"] = self.facts.checksums()
         if self.first_process:
-            if opt.overwrite and not goes_on_in_place(opt):
-                clear_run(opt.output_dir)
+            if goes_on_in_place(opt):
+                clear_grids(opt.output_dir, self.epochs_done * self.log["epochs"][-1].get("batches", math.inf))
+            else:
+                clear_run(opt.output_dir) if opt.overwrite else clear_grids(opt.output_dir, 0)
             make_folders(opt.output_dir)
             if opt.resume is not None:
                 kept.bring_best(self.log, self.epochs_done, os.path.dirname(opt.resume), opt.output_dir)
@@ -171,7 +175,7 @@ class Run:
     def batches(self, dataloader):
         """Yields the batches of an epoch behind a progress bar; then logs the epoch."""
         self.n_batches = min(len(dataloader), self.opt.max_batches or len(dataloader))
-        self.recorded, self.fetched, start = [], 0, time.time()
+        self.recorded, self.fetched, start = [], 0, time.monotonic()
         self.bar = tqdm(
             itertools.islice(dataloader, self.n_batches),
             total=self.n_batches,
@@ -190,7 +194,7 @@ class Run:
         last = self.over_processes([values[-1] for values in recorded])
         row = {"epoch": self.epoch, "batches": self.n_batches, **dict(zip(names, means))}
         row.update({f"{name}_last": value for name, value in zip(names, last)})
-        self.log["epochs"].append({**row, "seconds": round(time.time() - start, 2)})
+        self.log["epochs"].append({**row, "seconds": round(time.monotonic() - start, 2)})
 
     @staticmethod
     def over_processes(values):
@@ -243,8 +247,10 @@ class Run:
             self.fetch()  # of networks that have diverged there is none
         return due
 
-    def grid_path(self):
-        return grid_path(self.opt.output_dir, self.batches_done)
+    def write_grid(self, save, network):
+        """Calls save(path, network, opt) for a sample grid; if it cannot be written, one line says so."""
+        path = grid_path(self.opt.output_dir, self.batches_done)
+        process.attempt(self.opt.output_dir, save, path, network, self.opt)
 
     def evaluation_due(self):
         """Returns whether this epoch ends with an evaluation: every fid_interval-th and the last."""
@@ -287,9 +293,9 @@ class Run:
         """Writes checkpoint and log; raises FloatingPointError if a parameter is not finite."""
         folder, log = self.opt.output_dir, self.log
         layers = self.page_layers()
-        data = self.facts.sha256
-        checkpoint.save_checkpoint(folder, self.networks, self.optimizers, layers, self.epochs_done, log, data)
-        save_log(folder, log)
+        saved = folder, self.networks, self.optimizers, layers, self.epochs_done, log, self.facts.sha256
+        process.insist(folder, lambda: checkpoint.save_checkpoint(*saved))
+        process.insist(folder, lambda: save_log(folder, log))
 
     def keep_generator(self):
         kept.keep_generator(self.opt.output_dir, self.log, self.epochs_done, self.opt.keep)
@@ -318,14 +324,16 @@ class Run:
         Not if that would take more than PAGE_SHARE of the time since the last one, but always in the end.
         """
         evaluated = bool(self.log["evaluations"]) and self.log["evaluations"][-1]["epoch"] == self.epochs_done
-        start, last = time.time(), self.epochs_done == self.opt.n_epochs
+        start, last = time.monotonic(), self.epochs_done == self.opt.n_epochs
         if evaluated and (last or self.page_seconds < PAGE_SHARE * (start - self.evaluated_at)):
-            folder = self.opt.output_dir
+            folder, problems = self.opt.output_dir, []
             path = log_path(folder)
-            for problem in write_page(page_path(folder), {run_name(folder): (path, read_log(path))}):
+            runs = {run_name(folder): (path, read_log(path))}
+            process.attempt(folder, lambda: problems.extend(write_page(page_path(folder), runs)))
+            for problem in problems:
                 if problem not in self.problems:
                     print(problem, file=sys.stderr)
                     self.problems.append(problem)
-            self.page_seconds = time.time() - start
+            self.page_seconds = time.monotonic() - start
         if evaluated:
-            self.evaluated_at = time.time()
+            self.evaluated_at = time.monotonic()

@@ -1,8 +1,12 @@
 """Where the project and a run keep their files, and how a file is written so that no kill can leave half of it."""
 
 import contextlib
+import errno
+import fcntl
 import os
 import re
+import secrets
+import stat
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BEST_GENERATOR, REFERENCE_GENERATOR = (
@@ -12,7 +16,10 @@ REFERENCE_LOG = os.path.join(PROJECT, "results", "reference", "log.json")
 GRID = re.compile(r"(0|[1-9][0-9]*)\.png")  # a sample grid's name: the batches done
 KEPT = re.compile(r"([1-9][0-9]*)\.npz")  # a kept generator's: the epochs done
 FOLDERS = ("images", "results")  # that a run writes to, under its output_dir
-BESIDE = ".new"  # how the name of a file ends while it is being written
+CURVES = ("loss.png", "fid.png")  # that plot_curves.py draws of a run into its results/
+MARK = ("Software", "cgan.py")  # a PNG text chunk of every picture of this program: only these are replaced or deleted
+UNFINISHED = set()  # paths of the temporary files that this process is writing
+TEMPORARY = re.compile(r"\.cgan-[0-9a-f]{16}\.new")  # their names
 
 
 def checkpoint_path(output_dir):
@@ -74,31 +81,46 @@ def make_folders(output_dir):
         os.makedirs(os.path.join(output_dir, name), exist_ok=True)
 
 
-def single_files(output_dir):
-    return [path(output_dir) for path in (checkpoint_path, log_path, table_path, page_path, best_path)]
-
-
 def holds_run(output_dir):
     own = [*find_kept(output_dir).values(), *(path(output_dir) for path in (checkpoint_path, log_path, best_path))]
     return any(map(os.path.exists, own))
 
 
+def is_own_picture(path):
+    """Returns whether a file is a PNG with this program's MARK, which stands before the pixels."""
+    try:
+        with open(path, "rb") as file:
+            return b"tEXt" + "\0".join(MARK).encode() in file.read(200)
+    except OSError:  # such as a folder of that name
+        return False
+
+
+def foreign_grids(output_dir):
+    """Returns the paths in a run's images/ that have a sample grid's name but are none of this program's."""
+    return [path for path in find_grids(os.path.join(output_dir, "images")).values() if not is_own_picture(path)]
+
+
 def clear_run(output_dir):
-    """Deletes the files of the run in `output_dir`, sample grids and kept generators among them, and nothing else."""
-    grids = find_grids(os.path.join(output_dir, "images"))
-    for path in [*single_files(output_dir), *grids.values(), *find_kept(output_dir).values()]:
+    """Deletes the files of the run in `output_dir`, with its curves, sample grids and kept generators; nothing else."""
+    curves = [os.path.join(output_dir, "results", name) for name in CURVES]
+    single = [path(output_dir) for path in (checkpoint_path, log_path, table_path, page_path, best_path)]
+    for path in [*single, *curves, *find_kept(output_dir).values()]:
         if os.path.exists(path):
+            os.remove(path)
+    clear_grids(output_dir, 0)
+
+
+def clear_grids(output_dir, batches_done):
+    """Deletes the sample grids that were drawn when so many batches or more were done."""
+    for batches, path in find_grids(os.path.join(output_dir, "images")).items():
+        if batches >= batches_done and is_own_picture(path):
             os.remove(path)
 
 
 def clear_leftovers(output_dir):
     """Deletes what a run that was killed left half written, and nothing else."""
-    numbered = []
-    for folder, pattern in (("images", GRID), (os.path.join("results", "kept"), KEPT)):
-        half_written = re.compile(pattern.pattern + re.escape(BESIDE))
-        numbered += find_numbered(os.path.join(output_dir, folder), half_written).values()
-    for path in [path + BESIDE for path in single_files(output_dir)] + numbered:
-        if os.path.exists(path):
+    folders = [os.path.join(output_dir, name) for name in (*FOLDERS, os.path.join("results", "kept"))]
+    for folder in filter(os.path.isdir, folders):
             os.remove(path)
 
 
@@ -107,26 +129,38 @@ def write_if_new(path, text):
     with contextlib.suppress(OSError), open(path) as file:
         if file.read() == text:
             return
-    beside = f"{path}.{os.getpid()}"
-    with open(beside, "w") as file:
-        file.write(text)
-    os.replace(beside, path)
+    atomic_write(path, lambda file: file.write(text.encode()))
 
 
 def atomic_write(path, write):
-    """Writes a file beside its place, flushes it to disk and moves it into its place.
+    """Writes a file under a name of its own, flushes it to disk and moves it into its place.
 
     path: where the file goes; write: a function that takes the open binary file and fills it.
-    Raises OSError if that fails; what was there before stays whole.
+    A link there stays one, and the file that it leads to is replaced; a file's mode stays. Another hard link to it,
+    such as a backup, keeps what it holds. Raises OSError that names `path` if that fails, or if something else than a
+    file is there. Whatever is raised, what was there before stays whole, and nothing is left beside it.
     """
-    beside = f"{path}{BESIDE}"
+    target = os.path.realpath(path)
+    beside = os.path.join(os.path.dirname(target), f".cgan-{secrets.token_hex(8)}.new")
+    UNFINISHED.add(beside)
     try:
-        with open(beside, "wb") as file:
+        mode = os.stat(target).st_mode if os.path.exists(target) else None
+        if mode is not None and not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "is no file that can be replaced", path)
+        with open(beside, "xb") as file:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             write(file)
             file.flush()
+            if mode is not None:
+                os.fchmod(file.fileno(), stat.S_IMODE(mode))
             os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError:
-        if os.path.exists(beside):
-            os.remove(beside)
+        os.replace(beside, target)
+    except OSError as error:
+        if error.errno is not None:
+            error.filename, error.filename2 = path, None
         raise
+    finally:
+        with contextlib.suppress(FileNotFoundError):  # it is in its place
+            os.remove(beside)
+        UNFINISHED.discard(beside)
