@@ -34,7 +34,7 @@ from support.saved.log import (
     recorded,
     short_names,
 )
-from support.saved.paths import REFERENCE_LOG, atomic_write
+from support.saved.paths import CURVES, MARK, REFERENCE_LOG, atomic_write, is_own_picture
 
 COLOURS = 10  # matplotlib's own
 STYLES = ["-", "--", ":", "-."]  # beside the colour: also readable in black and white
@@ -207,7 +207,7 @@ def draw(path, panels, xlabel):
         legend = axes.legend(lines, ["?"] * len(lines), **place)
         for text, (_, _, label, _) in zip(legend.get_texts(), curves):
             text.set_text(plain(label))  # not as the line's label, where _ at the start hides it
-    atomic_write(path, lambda file: figure.savefig(file, format="png"))
+    atomic_write(path, lambda file: figure.savefig(file, format="png", metadata=dict([MARK])))
     print(f"wrote {path}")
 
 
@@ -241,7 +241,7 @@ def plot_curves(logs, output_dir):
             if key in ON_INCEPTION and several and len(kinds) == 1:  # else every curve says it
                 better += "".join(f"\n{shown[kind]}" for kind in kinds.values())
             curves.append(("fid.png", label + better, label, "evaluations", key))
-    figures = {"loss.png": {}, "fid.png": {}}
+    figures = {file: {} for file in CURVES}
     for i, (name, log) in enumerate(logs.items()):
         for file, panel, label, part, key in curves:
             drawn = figures[file].get(panel, [])
@@ -251,9 +251,12 @@ def plot_curves(logs, output_dir):
                 figures[file].setdefault(panel, drawn).append((rows, key, label + said, first + COLOURS * n))
     joined = " (line: the seeds' mean; band: from the lowest to the highest)" * (len(logs) < n_runs)
     for file, panels in figures.items():
+        path = os.path.join(output_dir, file)
         if panels:
             with matplotlib.rc_context({"font.family": fonts}):
-                draw(os.path.join(output_dir, file), panels, "epoch" + joined)
+                draw(path, panels, "epoch" + joined)
+        elif is_own_picture(path):  # of a log that had scores for it
+            os.remove(path)
     if not fids:
         print("no FID in the log: no epoch is evaluated yet")
     elif fids == {None}:

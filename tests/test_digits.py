@@ -91,6 +91,30 @@ def test_what_cannot_be_kept_alone_is_one_sentence(tmp_path):
         assert not (tmp_path / "generator.npz").exists()
 
 
+def test_keeping_a_generator_alone_costs_no_file(tmp_path, finished_run):
+    """Not the checkpoint itself, nor any other; a weight that float16 does not hold is kept in float32."""
+    path, target = tmp_path / "checkpoint.npz", tmp_path / "generator.npz"
+    arrays = read_npz(finished_run[0] / "results" / "checkpoint.npz")
+    np.savez(path, **{**arrays, "generator/model.0.bias": np.full(128, 1e6, np.float32)})
+    before = path.read_bytes()
+    process = run("-m", "support.saved.checkpoint", path, path)
+    assert process.returncode == 2 and process.stderr.endswith(f"{path} exists already: name a file that does not\n")
+    assert path.read_bytes() == before
+    assert run("-m", "support.saved.checkpoint", path, target).returncode == 0
+    assert (checkpoint.read_generator(str(target))[1]["model.0.bias"] == 1e6).all()
+
+
+def test_a_generator_that_cannot_be_read_back_is_not_kept(tmp_path, finished_run, monkeypatch):
+    def write_half(path, *_):
+        tmp_path.joinpath(path).write_bytes(b"PK")
+
+    monkeypatch.setattr(checkpoint, "save_generator", write_half)
+    path, target = finished_run[0] / "results" / "checkpoint.npz", tmp_path / "generator.npz"
+    with pytest.raises(ValueError, match=r"generator\.npz is not"):
+        checkpoint.keep_generator(str(path), str(target))
+    assert not target.exists()
+
+
 def test_draws_without_training_and_reads_what_it_drew(tmp_path):
     process = run(SCRIPT, "--digits", "31415926", cwd=tmp_path)
     assert process.returncode == 0, process.stderr

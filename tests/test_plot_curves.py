@@ -54,6 +54,10 @@ def test_why_there_is_no_fid_is_said(tmp_path):
     said = draw({"run": small(evaluations=[])}, tmp_path)
     assert "not available" not in said and "no epoch is evaluated" in said
     assert drawn(tmp_path / "curves") == {"loss.png"}
+    draw({"run": small()}, tmp_path)
+    (tmp_path / "curves" / "fid.png").write_text("mine")
+    draw({"run": small(evaluations=[])}, tmp_path)
+    assert (tmp_path / "curves" / "fid.png").read_text() == "mine"
     said = draw({"run": small(evaluations=[{"sharpness": 3}])}, tmp_path)  # of somebody who has no use for an FID
     assert "no FID" not in said and drawn(tmp_path / "curves") == {"loss.png", "fid.png"}
 

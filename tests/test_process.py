@@ -235,7 +235,7 @@ def test_grids_of_a_run_that_was_stopped_in_its_first_epoch_are_not_the_next_one
     words = "--resume --n_epochs 2 --sample_interval 2 --output_dir".split()
     resumed = run(SCRIPT, *words, tmp_path)
     assert resumed.returncode == 0 and sorted(os.listdir(tmp_path / "images")) == ["0.png", "4.png", "6.png"]
-    line, _ = resumed.stderr.splitlines()  # and the page leaves it out
+    _, line = resumed.stderr.splitlines()  # and the page leaves it out
     assert line.endswith("6.png: was not made by this program, and is not replaced. The run goes on.")
 
 

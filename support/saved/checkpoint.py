@@ -75,6 +75,11 @@ def save_arrays(path, arrays, save=np.savez):
     atomic_write(path, lambda file: file.write(whole.getbuffer()))
 
 
+def as_kind(array, kind):
+    """Returns an array in floats of a kind, or as it is if a number is too large for that."""
+    return array if abs(array).max() > np.finfo(kind).max else array.astype(kind)
+
+
 def save_generator(path, checkpoint, kind=np.float16):
     """Writes the generator that a checkpoint draws with, as `read_checkpoint` returns it, in floats of a kind."""
     name, scores = drawing_name(checkpoint), scores_of(checkpoint)
@@ -82,7 +87,7 @@ def save_generator(path, checkpoint, kind=np.float16):
     arrays = {"data": checkpoint["data"], "epoch": checkpoint["epoch"], "log": json.dumps(log)}
     arrays["layers"] = json.dumps({"generator": checkpoint["layers"].get(name)})
     arrays = {key: np.asarray(value) for key, value in arrays.items()}
-    arrays.update({f"generator/{key}": value.astype(kind) for key, value in part(checkpoint, name).items()})
+    arrays.update({f"generator/{key}": as_kind(value, kind) for key, value in part(checkpoint, name).items()})
     save_arrays(path, arrays, np.savez_compressed)
 
 
@@ -185,6 +190,20 @@ def read_scores(path):
     arrays = read_arrays(path)
     with blaming(f"{path} holds no generator of cgan.py"):
         return scores_of(arrays)
+def keep_generator(path, target):
+    """Writes the generator of the checkpoint in `path` alone to `target`, which must not exist, and reads it back.
+
+    Raises ValueError that names the file and what is wrong, OSError if it cannot be written; then nothing is left.
+    """
+    if os.path.lexists(target):
+        raise ValueError(f"{target} exists already: name a file that does not")
+    read_generator(path)  # raises what save_generator would trip over
+    save_generator(target, read_checkpoint(path))
+    try:
+        read_generator(target)
+    except ValueError:
+        os.remove(target)
+        raise
 
 
 def check_same(kind, found, expected, path):
@@ -224,8 +243,7 @@ if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit("usage: python -m support.saved.checkpoint CHECKPOINT GENERATOR")
     try:
-        read_generator(sys.argv[1])  # raises what save_generator would trip over
-        save_generator(sys.argv[2], read_checkpoint(sys.argv[1]))
+        keep_generator(*sys.argv[1:])
     except (ValueError, OSError) as error:
         print(f"support.saved.checkpoint: {error}", file=sys.stderr)
         sys.exit(2)

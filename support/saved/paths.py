@@ -17,7 +17,7 @@ GRID = re.compile(r"(0|[1-9][0-9]*)\.png")  # a sample grid's name: the batches 
 KEPT = re.compile(r"([1-9][0-9]*)\.npz")  # a kept generator's: the epochs done
 FOLDERS = ("images", "results")  # that a run writes to, under its output_dir
 CURVES = ("loss.png", "fid.png")  # that plot_curves.py draws of a run into its results/
-MARK = ("Software", "cgan.py")  # a PNG text chunk of every picture of this program: only these are replaced or deleted
+MARK = ("Source", "cgan.py")  # a PNG text chunk of every picture of this program: only these are replaced or deleted
 UNFINISHED = set()  # paths of the temporary files that this process is writing
 TEMPORARY = re.compile(r"\.cgan-[0-9a-f]{16}\.new")  # their names
 
@@ -90,7 +90,7 @@ def is_own_picture(path):
     """Returns whether a file is a PNG with this program's MARK, which stands before the pixels."""
     try:
         with open(path, "rb") as file:
-            return b"tEXt" + "\0".join(MARK).encode() in file.read(200)
+            return b"tEXt" + "\0".join(MARK).encode() in file.read(500)
     except OSError:  # such as a folder of that name
         return False
 
@@ -121,6 +121,16 @@ def clear_leftovers(output_dir):
     """Deletes what a run that was killed left half written, and nothing else."""
     folders = [os.path.join(output_dir, name) for name in (*FOLDERS, os.path.join("results", "kept"))]
     for folder in filter(os.path.isdir, folders):
+        for path in (os.path.join(folder, name) for name in os.listdir(folder) if TEMPORARY.fullmatch(name)):
+            with contextlib.suppress(OSError), open(path, "rb+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if another program is still writing it
+                os.remove(path)
+
+
+def remove_unfinished():
+    """Deletes the temporary files that this process is writing: for a process that ends there and then."""
+    for path in list(UNFINISHED):
+        with contextlib.suppress(OSError):
             os.remove(path)
 
 
