@@ -24,6 +24,7 @@ import sys
 import time
 
 from benchmarks.common import markdown
+from support import limits
 from support.flags import Parser, command_line
 from support.saved.log import name_of, read_log
 from support.saved.paths import PROJECT, checkpoint_path, log_path
@@ -188,7 +189,7 @@ def main():
     if not opt.table:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, frame: sys.exit(128 + number))
-        train(missing(), opt.output_dir, len(os.sched_getaffinity(0)))
+        train(missing(), opt.output_dir, limits.cores())
     rows = read_rows()
     if rows:
         print("Mean ± standard deviation over the seeds")

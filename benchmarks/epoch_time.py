@@ -30,6 +30,7 @@ import tempfile
 import time
 
 from benchmarks.common import markdown
+from support import limits
 from support.flags import whole_number
 
 SECONDS, STEP, SHARE = "s an epoch", "ms a step", "epoch to its steps"
@@ -95,7 +96,7 @@ def main():
     def ratio(row, other, what):
         return f"{statistics.median(results[row][what] / results[other][what] for results in rounds):.2f}"
 
-    print(f"{os.cpu_count()} cores, medians of {opt.rounds} rounds\n")
+    print(f"{limits.cores()} cores, medians of {opt.rounds} rounds\n")
     if opt.changes:
         body = [[name, f"{median(row, SECONDS):.1f}", ratio(row, "0", SECONDS)] for row, name in changes.items()]
         print(markdown(["", SECONDS, "to the plain loop"], body))

@@ -10,7 +10,6 @@ single draw of all images taken. With --sqrtm, features are drawn, not negative 
 times are the best of three runs (sqrtm: one).
 """
 
-import os
 from functools import partial
 from timeit import repeat
 
@@ -18,6 +17,7 @@ import numpy as np
 
 import fid
 from benchmarks.common import add_generator, digit_features, markdown, real_and_drawn
+from support import limits
 from support.flags import Parser
 from support.idx import MNIST
 from support.inception import load_inception
@@ -79,7 +79,7 @@ def main():
     add_generator(parser, nargs="+", default=[REFERENCE_GENERATOR, BEST_GENERATOR])
     opt = parser.parse_args()
     if opt.sqrtm:
-        print(f"{os.cpu_count()} cores\n\n{beside_sqrtm()}")
+        print(f"{limits.cores()} cores\n\n{beside_sqrtm()}")
         return
     counts = (100, 1000) if opt.inception_weights and not opt.all else (100, 1000, MNIST.n_test)
     features_of = digit_features

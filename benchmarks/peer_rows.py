@@ -8,12 +8,12 @@ linear layers.
 
 import functools
 import json
-import os
 import sys
 
 import numpy as np
 
 from benchmarks.epoch_time import WARM_UP, time_epochs
+from support import limits
 
 
 def pytorch(experiment, tuned=False, compiled=False):
@@ -35,7 +35,7 @@ def pytorch(experiment, tuned=False, compiled=False):
         def forward(self, inputs, labels):
             return self.model(torch.cat([inputs, self.label_embedding(labels)], 1))
 
-    torch.set_num_threads(os.cpu_count())
+    torch.set_num_threads(limits.cores())
     images, labels = map(torch.from_numpy, (experiment["images"], experiment["labels"]))
     generator = Network(experiment["Generator"].tolist(), lambda n: nn.BatchNorm1d(n, 0.8), nn.Tanh())
     discriminator = Network(experiment["Discriminator"].tolist(), lambda n: nn.Dropout(0.4))

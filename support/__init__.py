@@ -3,6 +3,7 @@
 device.py               the only door to Jittor: jt and nn
 patches.py              Jittor's own sources, mended as they are loaded
 mpi.py                  this process among those that mpirun started
+limits.py               how much memory and how many cores this process may use
 flags.py                command lines: types that check what is typed, and a parser
 idx.py                  reads and checks the files that data come in;  mnist.py  the data as Jittor's loader gives it
 evaluation.py           what an evaluation measures
@@ -19,10 +20,14 @@ Flags are checked before Jittor is imported, which compiles for minutes the firs
 (device, mnist, evaluation, digit_classifier, inception, fast, run, export) or, like all others, does not.
 """
 
+import os
 import sys
+
+from support.limits import cores
 
 if not (3, 8) <= sys.version_info[:2] <= (3, 13):
     sys.exit(
         f"This is Python {sys.version_info[0]}.{sys.version_info[1]}; Jittor, on NumPy 1, needs Python 3.8 to 3.13, "
         "which uv (uv venv --seed --python 3.12 .venv) or conda (conda create -n cgan python=3.12) brings."
     )
+os.environ.setdefault("OMP_NUM_THREADS", str(cores()))  # NumPy and Jittor, imported later, would count the machine's

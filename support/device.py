@@ -18,8 +18,9 @@ On CUDA, where a kernel takes 5 s, the last is the number of cores, 16 at most, 
     FIX_TORCH_ERROR         0: PyTorch, if it is there, is not imported with Jittor
     NVIDIA_TF32_OVERRIDE    0: products in full float32, without which FID on a GPU has 3 right digits
 
-and one that OpenMP's threads read:
+and two that OpenMP's threads read:
 
+    OMP_NUM_THREADS     how many there are: by default the cores that this process may use (support/__init__.py)
     GOMP_SPINCOUNT      how long a thread that waits for the others keeps its core busy: by default for milliseconds,
                         which made a step beside a busy core take 50 times as long
 """
@@ -38,6 +39,7 @@ import sysconfig
 import threading
 import zlib
 
+from support import limits
 from support.patches import MendingFinder, share_headers
 from support.saved.paths import PROJECT
 
@@ -87,7 +89,8 @@ def find_nvcc():
 
 def prepare_cuda(utils):
     """Readies this process, in which jittor_utils is imported and jittor not yet, for a Jittor on CUDA."""
-    cores = str(min(len(os.sched_getaffinity(0)), 16))
+    utils.get_total_mem = limits.memory  # by which Jittor decides how many sources it compiles at once
+    cores = str(min(limits.cores(), 16))
     zeros = dict.fromkeys(("use_cutlass", "use_cutt", "FIX_TORCH_ERROR", "NVIDIA_TF32_OVERRIDE"), "0")
     for name, value in {**zeros, "use_parallel_op_compiler": cores}.items():
         os.environ.setdefault(name, value)
@@ -264,6 +267,7 @@ def import_jittor():
     if reason:
         say(f"CUDA does not work with Jittor on this machine: running on the CPU ({reason}).")
         os.environ["nvcc_path"] = ""
+    jittor_utils.get_total_mem = limits.memory
     if os.environ["nvcc_path"]:
         prepare_cuda(jittor_utils)
     elif jittor_utils.cc_type == "g++":

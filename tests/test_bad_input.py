@@ -1,7 +1,9 @@
 """Bad input: one line that names what is wrong, status 2, at once, and nothing written."""
 
 import json
+import os
 import pickle
+import resource
 import shutil
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import MNIST, ROOT, Hostile, refused, run, train, write_idx
 
+from support import limits
 from support.flags import Parser
 from support.idx import FILES
 
@@ -40,6 +43,48 @@ MNIST_FILES = [name for names in FILES for name in names]
 )  # fmt: skip
 def test_flags(refuses, flags, rule):
     refuses(*flags.split(), names=[flags.split()[0], rule])
+
+
+GROUPS = {  # in /proc/self/cgroup, and files below /sys/fs/cgroup: version 2, 2 as seen in a container, 1, none
+    "2": ("0::/a/b\n", {"a/memory.max": "3000000000", "a/b/memory.max": "max", "a/cpu.max": "150000 100000"}),
+    "2, container": ("0::/\n", {"memory.max": "3000000000\n", "cpu.max": "100000 100000\n"}),
+    "1": (
+        "5:memory:/docker/x\n3:cpu,cpuacct:/docker/x\n0::/\n",
+        {
+            "memory/memory.limit_in_bytes": "3000000000",
+            "cpu,cpuacct/cpu.cfs_quota_us": "50000",
+            "cpu,cpuacct/cpu.cfs_period_us": "100000",
+        },
+    ),
+    "none": ("0::/\n", {"memory.max": "max", "cpu.max": "max 100000"}),
+}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_limits_are_the_containers(tmp_path, monkeypatch, refuses, name):
+    groups, files = GROUPS[name]
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path, text in {"proc/self/cgroup": groups, **{f"sys/fs/cgroup/{path}": x for path, x in files.items()}}.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    monkeypatch.setattr(limits, "ROOT", str(tmp_path))
+    if name == "none":
+        assert (limits.memory(), limits.cores()) == (whole, len(os.sched_getaffinity(0)))
+    else:
+        assert (limits.memory(), limits.cores()) == (3000000000, 1)
+        refuses("--hidden_d", 13500, names=["--hidden_d: 13500 would take at least 3 GB of memory, of 3.0 here"])
+
+
+def test_limits_are_the_shells_and_the_users(tmp_path):
+    """ulimit -v, taskset, and a number of threads that is set stays."""
+
+    def bound():
+        resource.setrlimit(resource.RLIMIT_AS, (2**31, resource.RLIM_INFINITY))
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+    code = "import os, support; from support.limits import memory; print(memory(), os.environ['OMP_NUM_THREADS'])"
+    assert run("-c", code, preexec_fn=bound).stdout.split() == [str(2**31), "1"]
+    assert run("-c", code, preexec_fn=bound, OMP_NUM_THREADS="7").stdout.split() == [str(2**31), "7"]
 
 
 def test_flags_are_refused_before_jittor_is_imported(tmp_path):

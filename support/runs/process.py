@@ -78,6 +78,7 @@ def insist(output_dir, write):
         try:
             return write()
         except OSError as error:
+            check_lock(output_dir)
             if wait is None:
                 raise
             what = f"{error.filename or output_dir}: {error.strerror or error}"
@@ -94,6 +95,7 @@ def attempt(output_dir, write, *arguments):
     try:
         write(*arguments)
     except OSError as error:
+        check_lock(output_dir)
         print(f"{error.filename or output_dir}: {error.strerror or error}. The run goes on.", file=sys.stderr)
 
 

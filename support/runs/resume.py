@@ -7,7 +7,7 @@ import tempfile
 
 import numpy as np
 
-from support import idx
+from support import idx, limits
 from support.flags import file_for, whole_path
 from support.inception_weights import DEFAULT
 from support.mpi import PROCESSES
@@ -235,8 +235,8 @@ def check_training_flags(parser, opt, checkpoint):
 
 
 def check_memory(parser, opt, facts):
-    """Ends the program if a flag alone would take more memory than the machine has."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Ends the program if a flag alone would take more memory than there is for this process."""
+    most = limits.memory()
     pixels, trained = opt.img_size**2, 16  # bytes a parameter: itself, its gradient and two moments, in float32
     hidden = getattr(opt, "hidden_d", 0)
     # An image of the training set has a byte a pixel; one that is drawn 4, and 4 again as the network's output
@@ -247,6 +247,6 @@ def check_memory(parser, opt, facts):
         "n_classes": trained * opt.n_classes**2,
         "batch_size": 8 * min(opt.batch_size, facts.n_train) * pixels,
     }.items():
-        if needed > machine:
-            value, gigabytes = getattr(opt, name), f"{needed / 1e9:,.0f} GB of memory, of {machine / 1e9:.0f} here"
+        if needed > most:
+            value, gigabytes = getattr(opt, name), f"{needed / 1e9:,.0f} GB of memory, of {most / 1e9:.1f} here"
             parser.error(f"argument --{name}: {value} would take at least {gigabytes}")

@@ -23,7 +23,7 @@ import time
 import numpy as np
 from tqdm import tqdm
 
-from support import idx
+from support import idx, limits
 from support.device import describe_gpu, jt
 from support.evaluation import evaluation_mode, null_if_it_fails
 from support.pages.networks import page_layers
@@ -85,7 +85,7 @@ def describe_environment():
         **(describe_gpu() if jt.flags.use_cuda else {}),
         "processor": describe_processor(),
         "processes": jt.world_size,
-        "threads": os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0))),
+        "threads": os.environ.get("OMP_NUM_THREADS") or str(limits.cores()),
     }
 
 

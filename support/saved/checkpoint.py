@@ -190,6 +190,8 @@ def read_scores(path):
     arrays = read_arrays(path)
     with blaming(f"{path} holds no generator of cgan.py"):
         return scores_of(arrays)
+
+
 def keep_generator(path, target):
     """Writes the generator of the checkpoint in `path` alone to `target`, which must not exist, and reads it back.
 
