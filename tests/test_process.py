@@ -126,8 +126,6 @@ def test_a_write_that_is_still_going_on_is_no_leftover(tmp_path):
 
 
 def test_ctrl_c_in_a_write_leaves_nothing(tmp_path):
-    """And says nothing of another run's checkpoint, if that has taken the folder."""
-
     def write(folder):
         process.start_run(SimpleNamespace(output_dir=folder, overwrite=False, resume=None))
         atomic_write(f"{folder}/results/log.json", lambda file: os.kill(os.getpid(), signal.SIGINT))
@@ -163,6 +161,8 @@ def test_a_run_writes_nothing_into_a_folder_that_was_taken(claimed, tmp_path, ta
                 lock(claimed, lambda: pytest.fail("it wrote"))
             make_folders(claimed)
             (tmp_path / "run" / "results" / ".lock").touch()  # another run's
+    np.savez(tmp_path / "run" / "results" / "checkpoint.npz", epoch=7)
+    assert "Saved up to" not in process.what_is_saved(claimed)
 
 
 def test_a_write_that_fails_is_tried_again(claimed, monkeypatch, capsys):

@@ -31,7 +31,7 @@ def lock_run(output_dir):
     Returns None if that worked, or else which process holds the lock. Raises OSError if a folder cannot be made.
     A file is locked, not its folder, as network file systems lock only what is open for writing.
     """
-    while not holds_lock(output_dir):  # a second time only if the folder is deleted at this very moment
+    for _ in range(10):  # a second time only if the folder is deleted at this very moment
         make_folders(output_dir)
         lock = open(lock_path(output_dir), "a+")
         try:
@@ -43,7 +43,8 @@ def lock_run(output_dir):
         except OSError as error:  # a file system without locks
             print(f"{output_dir} cannot be locked ({error.strerror}): start no second run there.", file=sys.stderr)
         held[output_dir] = lock
-    lock = held[output_dir]
+        if holds_lock(output_dir):
+            break
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {platform.node()}\n")
     lock.flush()
@@ -64,8 +65,15 @@ def check_lock(output_dir):
     A run that was never locked, as a test trains it, has nothing to lose.
     """
     if output_dir in held and not holds_lock(output_dir):
+        sys.exit(f"Stopped. {what_is_saved(output_dir)}")
+
+
+def what_is_saved(output_dir):
+    """Returns one sentence: which epochs of this process's run are saved, or why none are any more."""
+    if output_dir in held and not holds_lock(output_dir):
         what = f"{lock_path(output_dir)} is not this run's any more: its folder was deleted or moved away"
-        sys.exit(f"{what}. Stopped, as another run may be writing there.")
+        return f"{what}, and another run may be writing there."
+    return describe_saved(output_dir)
 
 
 def insist(output_dir, write):
@@ -144,8 +152,7 @@ def start_run(opt):
         remove_unfinished()
         name = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}[signum]
         try:
-            saved = describe_saved(output_dir) if holds_lock(output_dir) else "Its folder was deleted or moved away."
-            os.write(2, os.fsencode(f"\n{name}: stopped. {saved}\n"))
+            os.write(2, os.fsencode(f"\n{name}: stopped. {what_is_saved(output_dir)}\n"))
         finally:  # the terminal may be gone
             os._exit(128 + signum)
 
@@ -162,4 +169,4 @@ def end_run(opt, error):
     if isinstance(error, BrokenPipeError):  # head, or a terminal that was closed: nobody reads on
         what = "Nobody reads the output any more."
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    sys.exit(what if draws(opt) else f"{what} {describe_saved(opt.output_dir)}")
+    sys.exit(what if draws(opt) else f"{what} {what_is_saved(opt.output_dir)}")
