@@ -27,8 +27,8 @@ from support import evaluation, idx
 from support.device import jt
 from support.runs import run as run_module
 from support.runs.run import Run
-from support.saved.log import table_of
 from support.saved.classifier import WEIGHTS
+from support.saved.log import table_of
 from support.saved.paths import BEST_GENERATOR
 
 
