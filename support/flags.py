@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
         for dest in held:
             flags[dest].required = False
         opt = super().parse_args(argv, argparse.Namespace(**dict.fromkeys(held)))
-        set_back = [dest for dest, flag in flags.items() if flag.can_be_set_back and getattr(opt, dest) == DEFAULT]
+        set_back = [dest for dest, flag in flags.items() if flag.can_be_set_back and getattr(opt, dest) is DEFAULT]
         for dest, value in held.items():
             if getattr(opt, dest) is None:
                 setattr(opt, dest, self.checked(flags[dest], value))
