@@ -4,7 +4,7 @@ device.py               the only door to Jittor: jt and nn
 patches.py              Jittor's own sources, mended as they are loaded
 mpi.py                  this process among those that mpirun started
 flags.py                command lines: types that check what is typed, and a parser
-idx.py                  reads and checks the files that data come in;  mnist.py  the data as Jittor's loader gives it
+idx.py                  reads and checks data;  class_folders.py  those with a folder a class;  mnist.py  for Jittor
 evaluation.py           what an evaluation measures
 digit_classifier.py     a classifier for scores that mean something on digits; its weights beside it
 inception_weights.py    reads and finds the weights behind FID;  inception.py  the network

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from support.flags import typed_path
 from support.saved import statistics
 from support.saved.paths import GRID, digits_path
 
@@ -153,6 +154,7 @@ def image_source(text):
                     "that, give ./mnist; for the test set, rename it first"
                 )
             return text
+        text = typed_path(text)
         if os.path.isdir(text):
             return find_images(text)
         if os.path.isfile(text) and text.lower().endswith((".npz", ".npy")):

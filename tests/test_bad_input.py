@@ -30,8 +30,8 @@ MNIST_FILES = [name for names in FILES for name in names]
         ("--latent_dim 2000000000", "GB of memory"),
         ("--latent_dim 20000000", "GB of memory"),  # for the digits of an evaluation
         ("--hidden_d 1000000", "GB of memory"),
-        ("--n_classes 1000000", "GB of memory"),
-        ("--n_classes 5", "at least 10"),
+        ("--n_classes 5", "must be 10"),
+        ("--n_classes 11", "must be 10"),
         ("--fid_samples 10001", "at most 10000"),
         ("--batch_size 59999", "last batch of 1"),
         ("--unknown 1", "unrecognized"),
@@ -118,7 +118,7 @@ def cut_off(path):
 DAMAGE = {  # of a data set: the number of the file, (its path) -> None, and what is said about it
     "missing": (2, lambda path: path.unlink(), ["missing"]),
     "cut off": (0, cut_off, ["not a whole gzip file"]),
-    "foreign": (1, lambda path: path.write_text("labels"), ["not a whole gzip file"]),
+    "foreign": (1, lambda path: path.write_text("labels"), ["idx format"]),
     "swapped": (0, lambda path: shutil.copy(path.with_name(MNIST_FILES[1]), path), ["idx format"]),
     "short": (3, lambda path: write_idx(path, [2049, 10000], np.zeros(9999)), ["10000 items"]),
     "count": (3, lambda path: write_idx(path, [2049, 9000], np.zeros(9000)), ["10000 images", "9000 labels"]),

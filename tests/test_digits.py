@@ -23,7 +23,7 @@ SCRIPT = ROOT / "cgan.py"
 
 def test_text_is_laid_out_in_rows_and_words(tmp_path):
     images = np.arange(5).reshape(5, 1, 1, 1) / 5 * np.ones((5, 1, 8, 8))
-    save_picture(tmp_path / "digits.png", lay_out(labels_of("01 2\n34", 10), images))
+    save_picture(tmp_path / "digits.png", lay_out(labels_of("01 2\n34", "0123456789"), images))
     picture = np.asarray(Image.open(tmp_path / "digits.png"))
     assert picture.shape == (2 * 10 + 2, 4 * 10 + 2)
     expected = {(0, 0): 0, (0, 1): 1, (0, 3): 2, (1, 0): 3, (1, 1): 4}
@@ -35,8 +35,13 @@ def test_text_is_laid_out_in_rows_and_words(tmp_path):
     assert (picture[:, :2] == 0).all() and (picture[10:12] == 0).all()
 
 
-def test_of_more_than_ten_classes_a_text_holds_label_numbers():
-    assert labels_of("3 17  25\n0", 26) == [[3, 17, 25], [0]]
+def test_labels_are_typed_by_their_names():
+    assert labels_of("3 17  25\n0", [str(label) for label in range(26)]) == [[3, 17, 25], [0]]
+    assert labels_of("b d\nac", "abcd") == [[1, None, 3], [0, 2]]
+    assert labels_of("old_car  1 2", ["1", "2", "old_car"]) == [[2, 0, 1]]
+    for text, names, what in (("3 old", ["3", "old_car"], "3, old_car, not old"), ("aB!", "ab", "a, b, not !, B")):
+        with pytest.raises(ValueError, match=f"^learned the labels {re.escape(what)}$"):
+            labels_of(text, names)
     assert lay_out([[3, 17, 25], [0]], np.zeros((4, 1, 8, 8))).shape == (2 * 10 + 2, 3 * 10 + 2)
 
 
@@ -70,10 +75,10 @@ def test_a_generator_kept_alone_is_the_checkpoints(tmp_path, finished_run):
 
 
 @pytest.mark.parametrize(
-    "text, what", [("12a4!", "'!a'"), ("", "at least one"), ("  ", "at least one"), ("१२", "'१२'")]
+    "text, what", [("12a4!", "9, not !, a"), ("", "at least one"), ("  ", "spaces and newlines"), ("१२", "not १, २")]
 )
 def test_anything_else_than_digits_is_refused(refuses, text, what):
-    refuses("--digits", text, names=["--digits", "spaces and newlines", what])
+    refuses("--digits", text, names=["--digits", what])
 
 
 def test_a_checkpoint_without_a_generator_is_refused(tmp_path):
@@ -112,7 +117,7 @@ def test_any_file_with_a_generator_draws_with_any_seed(tmp_path, finished_run, c
 def test_a_digit_that_was_never_learned_is_refused(tmp_path):
     np.savez(tmp_path / "five.npz", **read_npz(BEST_GENERATOR))
     change_log(tmp_path / "five.npz", n_classes=5)
-    names = ["--digits", "five.npz", "up to 4, not 9"]
+    names = ["--digits", "five.npz", "labels 0, 1, 2, 3, 4, not 9"]
     refused(tmp_path, SCRIPT, "--resume", "five.npz", "--digits", "29", names=names)
 
 

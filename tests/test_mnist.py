@@ -39,4 +39,4 @@ def test_the_whole_of_mnist():
     images, labels = next(iter(training))
     assert tuple(images.shape) == (64, 1, 32, 32) and tuple(labels.shape) == (64,)
     assert images.min().item() == -1 and images.max().item() == 1
-    np.testing.assert_array_equal(np.bincount(training.mnist["labels"])[:3], [5923, 6742, 5958])  # the real MNIST
+    np.testing.assert_array_equal(np.bincount(training.labels)[:3], [5923, 6742, 5958])  # the real MNIST

@@ -115,10 +115,11 @@ class Run:
         self.first_process = jt.rank == 0
         for network in networks.values():
             network.mpi_param_broadcast()  # several processes begin with the first one's
-        self.data = idx.data_facts(opt.data_root).sha256
+        facts = idx.data_facts(opt.data_root)
+        self.data = facts.sha256
         self.epochs_done, self.environment = 0, describe_environment()
         self.page_seconds, self.evaluated_at, self.problems = 0, time.time(), []
-        self.log = {"config": opt.config, "environment": self.environment, "changes": []}
+        self.log = {"config": opt.config, "environment": self.environment, "changes": [], "labels": facts.labels}
         self.log.update({"epochs": [], "evaluations": []})
         if opt.resume is not None:
             saved = checkpoint.read_checkpoint(opt.resume)

@@ -79,6 +79,7 @@ def save_generator(path, checkpoint, kind=np.float16):
     """Writes the generator that a checkpoint draws with, as `read_checkpoint` returns it, in floats of a kind."""
     name, scores = drawing_name(checkpoint), scores_of(checkpoint)
     log = {"config": latest(checkpoint["log"], "config"), "evaluations": [scores] if len(scores) > 1 else []}
+    log["labels"] = label_names(checkpoint["log"])
     arrays = {"data": checkpoint["data"], "epoch": checkpoint["epoch"], "log": json.dumps(log)}
     arrays["layers"] = json.dumps({"generator": checkpoint["layers"].get(name)})
     arrays = {key: np.asarray(value) for key, value in arrays.items()}
@@ -128,6 +129,11 @@ def latest(log, part):
     return held
 
 
+def label_names(log):
+    """Returns what the labels of a run are called; in logs of before they were kept, by their numbers."""
+    return log.get("labels") or [str(label) for label in range(latest(log, "config")["n_classes"])]
+
+
 def part(arrays, name):
     """Returns those of {'<name>/<key>': value} that belong to `name`, as {key: value}."""
     return {key[len(name) + 1 :]: value for key, value in arrays.items() if key.startswith(f"{name}/")}
@@ -158,6 +164,7 @@ def read_checkpoint(path):
 def read_generator(path):
     """Returns ({flag: value} of its run, {name: float32 array}, SHA-256 of its training data) of a trained generator.
 
+    Beside the flags, "labels" lists the names of the labels.
     path: a checkpoint, or what save_generator wrote. Raises ValueError that names the file and what is wrong with it.
     """
     arrays = read_arrays(path)
@@ -165,6 +172,9 @@ def read_generator(path):
         config, weights, data = latest(arrays["log"], "config"), part(arrays, drawing_name(arrays)), str(arrays["data"])
         if not weights or type(config["n_classes"]) is not int:
             raise ValueError("it has no weights" if not weights else "its n_classes is no whole number")
+        config["labels"] = list(map(str, label_names(arrays["log"])))
+        if len(config["labels"]) != config["n_classes"]:
+            raise ValueError("it has not as many names of labels as n_classes says")
     return config, weights, data
 
 
