@@ -52,8 +52,8 @@ def flag_parser():
     flag("--output_dir", type=flags.typed_path, default=".", help="where images/ and results/ go", **start)
     flag("--resume", type=flags.run_file, nargs="?", const="", help="go on with a run (default: own)", **start)
     flag("--overwrite", action="store_true", help="delete the run that --output_dir holds", **start)
-    flag("--digits", type=flags.label_text, metavar="TEXT", help="draw these labels with a trained generator", **start)
-    flag("--export", type=flags.typed_path, metavar="DIR", help="write single images of a trained generator, a folder a label", **start)
+    flag("--digits", type=flags.label_text, metavar="TEXT", help="draw these labels by name: 314, or 26 cat", **start)
+    flag("--export", type=flags.typed_path, metavar="DIR", help="write single images, a folder a label", **start)
     flag("--npz", type=flags.typed_path, metavar="FILE", help="write them as arrays, images and labels", **start)
     flag("--n", type=whole(1), help="how many images of each label these are (default: 1000)", **start)
     return parser

@@ -25,9 +25,16 @@ def find_folders(folder):
 
 
 def find_images(folder):
-    """Returns the paths of the images in a folder and below, sorted, and a Counter of other files' endings."""
+    """Returns the paths of the images in a folder and below, sorted, and a Counter of other files' endings.
+
+    Raises OSError.
+    """
+
+    def fail(error):
+        raise error
+
     paths, others = [], Counter()
-    for place, folders, names in os.walk(folder):
+    for place, folders, names in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if name[0] != "."]
         for name in names:
             if name.lower().endswith(ENDINGS) and name[0] != ".":

@@ -1,6 +1,7 @@
 """Bad input: one line that names what is wrong, status 2, at once, and nothing written."""
 
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -8,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import MNIST, ROOT, Hostile, refused, run, train, write_idx
+from PIL import Image
 
+from support import flags
 from support.flags import Parser
 from support.idx import FILES
 
@@ -16,7 +19,7 @@ MNIST_FILES = [name for names in FILES for name in names]
 
 
 @pytest.mark.parametrize(
-    "flags, rule",
+    "words, rule",
     [
         *((f"--{name} {value}", "whole number of at least 1") for value in ("0", "-3", "ten", "1.5") for name in (
             "n_epochs", "img_size", "latent_dim", "sample_interval", "fid_interval", "max_batches", "hidden_d",
@@ -38,8 +41,8 @@ MNIST_FILES = [name for names in FILES for name in names]
         ("--n_epoch 1", "unrecognized"),
     ],
 )  # fmt: skip
-def test_flags(refuses, flags, rule):
-    refuses(*flags.split(), names=[flags.split()[0], rule])
+def test_flags(refuses, words, rule):
+    refuses(*words.split(), names=[words.split()[0], rule])
 
 
 def test_flags_are_refused_before_jittor_is_imported(tmp_path):
@@ -131,6 +134,73 @@ def test_data_root(mnist, refuses, name):
     number, damage, what = DAMAGE[name]
     damage(mnist / MNIST_FILES[number])
     refuses("--data_root", mnist, names=["--data_root", str(mnist), MNIST_FILES[number], *what])
+
+
+FOLDERS = {  # that are no data set: (the folder) -> None, and what is said about it
+    "empty": (lambda folder: None, ["neither MNIST's four files nor a subfolder a class"]),
+    "loose": (lambda folder: save_image(folder / "1.png"), ["neither", "subfolder a class"]),
+    "few": (
+        lambda folder: [save_image(folder / "cat" / f"{i}.png") for i in range(9)],
+        ["9 training", "0 test images"],
+    ),
+    "damaged": (lambda folder: [save_image(folder / "cat" / "1.png", 30)], [os.path.join("cat", "1.png"), "read as"]),
+    "one name": (lambda folder: [save_image(folder / x / "1.png") for x in ("a b", "a_b")], ["two folders", "a_b"]),
+    "two sets": (
+        lambda folder: [shutil.copy(MNIST / MNIST_FILES[0], folder / f"{x}-{MNIST_FILES[0]}") for x in "ab"],
+        [f"a-{MNIST_FILES[0]} or b-{MNIST_FILES[0]}"],
+    ),
+    "pipe": (lambda folder: os.mkfifo(folder / MNIST_FILES[0]), ["neither"]),
+}
+
+
+def save_image(path, n_bytes=None):
+    path.parent.mkdir(exist_ok=True)
+    Image.new("L", (8, 8)).save(path)
+    path.write_bytes(path.read_bytes()[:n_bytes])
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_folders_that_are_no_data_set(tmp_path, refuses, name):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    FOLDERS[name][0](folder)
+    refuses("--data_root", folder, names=["--data_root", str(folder), *FOLDERS[name][1]])
+
+
+def test_test_labels_without_training_images(mnist, refuses):
+    write_idx(mnist / MNIST_FILES[3], [2049, 10000], np.arange(10000) % 12)
+    refuses("--data_root", mnist, names=["--data_root", MNIST_FILES[3], "10, 11"])
+
+
+def test_paths_as_people_type_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a b").mkdir()
+    for text in ("~/a b", "'a b'", '"~/a b"', " a b ", "a b"):
+        assert os.path.samefile(flags.typed_path(text), tmp_path / "a b")
+    (tmp_path / "~").mkdir()
+    assert flags.typed_path("~") == "~"  # what is there by just this name
+    assert flags.typed_path("nowhere") == "nowhere" and flags.typed_path("'") == "'"
+
+
+def test_a_folder_stands_for_the_runs_file(tmp_path, refuses):
+    for folder, found in (("run", "run/results/checkpoint.npz"), ("run/results", "run/results/checkpoint.npz")):
+        (tmp_path / "run" / "results").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / "results" / "checkpoint.npz").touch()
+        assert flags.run_file(str(tmp_path / folder)) == str(tmp_path / found)
+    assert flags.log_file(str(ROOT / "results" / "reference")) == str(ROOT / "results" / "reference" / "log.json")
+    (tmp_path / "empty").mkdir()
+    what = [str(tmp_path / "empty" / "results" / "checkpoint.npz"), "no run to go on with"]
+    refuses("--resume", tmp_path / "empty", names=["--resume", *what])
+    folder = ROOT / "results" / "best"  # which holds the generator alone
+    refuses("--resume", folder, "--digits", "x", names=["--digits", str(folder / "generator.npz"), "not x"])
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--classifier", "--inception_weights"])
+def test_pipes_and_devices_are_no_files(tmp_path, refuses, flag):
+    os.mkfifo(tmp_path / "pipe.npz")
+    for path in (tmp_path / "pipe.npz", "/dev/zero"):
+        refuses(flag, path, names=[flag, str(path), "pipe or a device"])
 
 
 def test_data_root_that_does_not_exist(tmp_path):

@@ -13,6 +13,7 @@ from PIL import Image
 
 import cgan
 from support.idx import MNIST
+from support.mnist import load_mnist
 from support.pages.pictures import labels_of, lay_out, save_picture
 from support.runs import export
 from support.saved import checkpoint
@@ -43,6 +44,30 @@ def test_labels_are_typed_by_their_names():
         with pytest.raises(ValueError, match=f"^learned the labels {re.escape(what)}$"):
             labels_of(text, names)
     assert lay_out([[3, 17, 25], [0]], np.zeros((4, 1, 8, 8))).shape == (2 * 10 + 2, 3 * 10 + 2)
+
+
+def test_labels_of_own_images_are_drawn_by_their_names(tmp_path, refuses, capsys):
+    """The run keeps them, and so does its generator alone; n_classes is the data's."""
+    images, out = load_mnist(train=False, img_size=28), tmp_path / "run"
+    for name, digit in (("cat", 3), ("old car", 8)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in np.flatnonzero(images.labels == digit)[:40]:
+            Image.fromarray(images.codes[i]).save(tmp_path / "data" / name / f"{i}.png")
+    flags = "--n_epochs 1 --batch_size 24 --fid_samples 8".split()
+    log = train(out, "--data_root", tmp_path / "data", *flags)
+    assert log["labels"] == ["cat", "old_car"] and log["config"]["n_classes"] == 2
+    with Image.open(out / "images" / "0.png") as grid:
+        assert grid.size == (2 * 34 + 2, 10 * 34 + 2)
+    kept = tmp_path / "generator.npz"
+    checkpoint.save_generator(str(kept), checkpoint.read_checkpoint(str(out / "results" / "checkpoint.npz")))
+    for path in (out, kept):
+        words = ["--resume", str(path), "--output_dir", str(out), "--digits"]
+        cgan.draw_digits(cgan.parse_flags([*words, "old_car cat old_car"]))
+        with Image.open(out / "images" / "digits.png") as picture:
+            assert picture.size == (3 * 34 + 2, 34 + 2)
+        capsys.readouterr()
+        refuses(*words, "car", names=["--digits", "learned the labels cat, old_car, not car"])
+    assert cgan.parse_flags(["--resume", str(out)]).n_classes == 2
 
 
 def test_draws_with_the_run_of_the_folder_and_says_so(tmp_path, finished_run):
