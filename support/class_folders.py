@@ -104,7 +104,7 @@ def read_facts(data_root):
             digest.update(struct.pack(">3i", label, *picture.size) + picture.mode.encode() + picture.tobytes())
         counts.append(sum(map(len, classes.values())))
         sha256.append(digest.hexdigest())
-    return (*counts, labels, sha256[0])
+    return (*counts, labels, *sha256)
 
 
 def read_codes(data_root, train, size):

@@ -23,7 +23,7 @@ OTHER_NAMES = re.compile(r"(?:.*[-_.])?(train|t10k|test)[-_.](images|labels)[-_.
 
 
 class Facts(NamedTuple):
-    """What is known of a data set: how many images it has, its labels' names, and the SHA-256 of its training set.
+    """What is known of a data set: how many images it has, its labels' names, and the SHA-256 of its two sets.
 
     Training counts the labels from 0, in the order of their names, and knows none without a training image.
     """
@@ -31,14 +31,21 @@ class Facts(NamedTuple):
     n_train: int
     n_test: int
     labels: tuple
-    sha256: str
+    sha256: str  # of the training set, which is what a classifier or a generator knows
+    test_sha256: str
 
     @property
     def n_labels(self):
         return len(self.labels)
 
 
-MNIST = Facts(60000, 10000, tuple("0123456789"), "edc0d1098aa497be14ace79ddd5171e5a3dcf9c4d196c015389203eb3ba1f59b")
+MNIST = Facts(
+    60000,
+    10000,
+    tuple("0123456789"),
+    "edc0d1098aa497be14ace79ddd5171e5a3dcf9c4d196c015389203eb3ba1f59b",
+    "c3f9adf9c66efb572b1f9326c3a511b45910c7173b97be66ceceeeeaef6b802b",
+)
 
 
 def find_files(data_root):
@@ -122,7 +129,7 @@ def idx_facts(files):
     unknown = sorted(set(found[1]) - set(found[0]))
     if unknown:
         raise ValueError(f"{files[1][1]} holds labels that no training image has: {', '.join(map(str, unknown))}")
-    return Facts(*counts, tuple(map(str, found[0])), sha256[0])
+    return Facts(*counts, tuple(map(str, found[0])), *sha256)
 
 
 @functools.lru_cache(maxsize=None)
