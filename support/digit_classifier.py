@@ -144,6 +144,9 @@ def main():
     opt = parser.parse_args()
     if opt.data_root and opt.output == WEIGHTS:
         parser.error("argument --output: must name a file of its own for other images than MNIST's")
+    folder = os.path.dirname(os.path.abspath(opt.output))
+    if os.path.isdir(opt.output) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        parser.error(f"argument --output: must be a file in a folder that can be written, not {opt.output}")
     try:
         data = idx.data_facts(opt.data_root).sha256
         trained = {name: value.numpy() for name, value in train(data_root=opt.data_root).state_dict().items()}

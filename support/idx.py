@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import struct
+import textwrap
 from typing import NamedTuple
 
 import numpy as np
@@ -79,12 +80,13 @@ def read_idx(path, magic, items=10000):
 
     Raises ValueError that names `path` and what is wrong with it.
     """
+    is_gzip, length = False, 16 if magic == IMAGE_MAGIC else 8
     try:
         with open(path, "rb") as packed:
             is_gzip = packed.peek(2)[:2] == b"\x1f\x8b"
             with gzip.open(packed) if is_gzip else packed as file:
-                header = file.read(16 if magic == IMAGE_MAGIC else 8)
-                if len(header) < 8 or struct.unpack(">i", header[:4])[0] != magic:
+                header = file.read(length)
+                if len(header) < length or struct.unpack(">i", header[:4])[0] != magic:
                     raise ValueError(f"{path} is not MNIST's idx format")
                 count, size = struct.unpack(">i", header[4:8])[0], np.frombuffer(header[8:], ">i4")
                 if magic == IMAGE_MAGIC and size.tolist() != [28, 28]:
@@ -159,7 +161,7 @@ def describe(data_root):
         left_out = class_folders.find_sets(data_root)[2]
         others = "".join(f", {number} {ending}" for ending, number in sorted(left_out.items()))
         others = f"; files left out: {others[2:]}" if others else ""
-    labels = ", ".join(facts.labels)
+    labels = textwrap.shorten(", ".join(facts.labels), 300, placeholder=" ...")
     return f"{data_root}: {facts.n_train:,} training and {facts.n_test:,} test images, labels {labels}{others}"
 
 

@@ -123,3 +123,6 @@ def test_the_classifier_of_mnist_is_not_overwritten_by_one_of_other_images(tmp_p
     assert before.keys() == read_npz(WEIGHTS).keys() and str(before["data"]) == idx.MNIST.sha256
     process = run("-m", "support.digit_classifier", "--data_root", tmp_path, "--output", tmp_path / "x.npz")
     assert process.returncode == 2 and process.stderr.count("\n") == 1 and "holds neither" in process.stderr
+    for output in (tmp_path, tmp_path / "nowhere" / "x.npz"):
+        process = run("-m", "support.digit_classifier", "--output", output)  # said before it is trained
+        assert process.returncode == 2 and process.stderr.count("\n") == 1 and f"not {output}" in process.stderr

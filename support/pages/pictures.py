@@ -1,5 +1,7 @@
 """Pictures of drawn digits."""
 
+import textwrap
+
 import numpy as np
 from PIL import Image
 
@@ -42,7 +44,8 @@ def labels_of(text, names):
     rows = [list(row) if single else row.split() for row in text.split("\n")]
     unknown = sorted({word for row in rows for word in row} - set(numbers))
     if unknown:
-        raise ValueError(f"learned the labels {', '.join(names)}, not {', '.join(unknown)}")
+        learned = textwrap.shorten(", ".join(names), 300, placeholder=" ...")
+        raise ValueError(f"learned the labels {learned}, not {', '.join(unknown)}")
     return [[numbers[word] for word in row] for row in rows]
 
 
