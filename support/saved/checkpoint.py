@@ -130,8 +130,12 @@ def latest(log, part):
 
 
 def label_names(log):
-    """Returns what the labels of a run are called; in logs of before they were kept, by their numbers."""
-    return log.get("labels") or [str(label) for label in range(latest(log, "config")["n_classes"])]
+    """Returns the names of a run's labels: their numbers, in logs of before they had names; raises ValueError."""
+    n_classes = latest(log, "config")["n_classes"]
+    names = list(map(str, log.get("labels") or range(n_classes)))
+    if len(names) != n_classes:
+        raise ValueError(f"it has {len(names)} names for {n_classes} labels")
+    return names
 
 
 def part(arrays, name):
@@ -172,9 +176,7 @@ def read_generator(path):
         config, weights, data = latest(arrays["log"], "config"), part(arrays, drawing_name(arrays)), str(arrays["data"])
         if not weights or type(config["n_classes"]) is not int:
             raise ValueError("it has no weights" if not weights else "its n_classes is no whole number")
-        config["labels"] = list(map(str, label_names(arrays["log"])))
-        if len(config["labels"]) != config["n_classes"]:
-            raise ValueError("it has not as many names of labels as n_classes says")
+        config["labels"] = label_names(arrays["log"])
     return config, weights, data
 
 
