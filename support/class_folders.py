@@ -13,35 +13,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from support.images import ENDINGS, open_image
-
-HIDDEN = ("__MACOSX", "Thumbs.db", "desktop.ini")  # what systems leave in folders, beside names with a dot in front
+from support.images import ENDINGS, is_own, list_images, open_image
 
 
 def find_folders(folder):
     """Returns {name: path} of the folders in a folder, but for those that programs and systems hide there."""
     with os.scandir(folder) as entries:
-        return {x.name: x.path for x in entries if x.is_dir() and x.name[0] != "." and x.name not in HIDDEN}
-
-
-def find_images(folder):
-    """Returns the paths of the images in a folder and below, sorted, and a Counter of other files' endings.
-
-    Raises OSError.
-    """
-
-    def fail(error):
-        raise error
-
-    paths, others = [], Counter()
-    for place, folders, names in os.walk(folder, onerror=fail):
-        folders[:] = [name for name in folders if name[0] != "."]
-        for name in names:
-            if name.lower().endswith(ENDINGS) and name[0] != ".":
-                paths.append(os.path.join(place, name))
-            elif name not in HIDDEN and name[0] != ".":
-                others[os.path.splitext(name)[1].lower() or name] += 1
-    return sorted(paths), others
+        return {x.name: x.path for x in entries if x.is_dir() and is_own(x.name)}
 
 
 def find_classes(folder):
@@ -52,7 +30,7 @@ def find_classes(folder):
     folders, classes, others = find_folders(folder), {}, Counter()
     by_number = all(name.isdecimal() for name in folders)
     for name in sorted(folders, key=lambda name: (int(name) if by_number else 0, name)):
-        paths, left_out = find_images(folders[name])
+        paths, _, left_out = list_images(folders[name])
         label = "_".join(name.split())
         if paths and label in classes:
             raise ValueError(f"{folder} holds two folders for the class {label}")
