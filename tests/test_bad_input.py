@@ -210,7 +210,7 @@ def test_data_root_that_does_not_exist(tmp_path):
 @pytest.mark.slow
 def test_data_root_whose_last_batch_would_be_one(tmp_path, mnist, refuses):
     write_idx(mnist / MNIST_FILES[0], [2051, 129, 28, 28], np.zeros(129 * 28 * 28))
-    write_idx(mnist / MNIST_FILES[1], [2049, 129], np.zeros(129))
+    write_idx(mnist / MNIST_FILES[1], [2049, 129], np.arange(129) % 10)
     refuses("--data_root", mnist, names=["--batch_size", "129 images"])
     train(tmp_path, "--data_root", mnist, *"--max_batches 2 --n_epochs 1".split())  # which never reach the last one
 
