@@ -185,11 +185,13 @@ def test_single_digits_have_the_logs_digit_fid(tmp_path, finished_run):
 
 def test_folders_and_files_of_an_export_sort_by_number(tmp_path):
     images = np.arange(12 * 11, dtype=np.uint8).repeat(16).reshape(-1, 12, 4, 4)
-    export.write_folder(str(tmp_path / "out"), images, 12, 11)
+    export.write_folder(str(tmp_path / "out"), images, [str(label) for label in range(12)], 11)
     paths = sorted((tmp_path / "out").rglob("*.png"))
     assert [path.relative_to(tmp_path / "out").as_posix() for path in paths[:12:11]] == ["00/00.png", "01/00.png"]
     values = [np.asarray(Image.open(path))[0, 0] for path in paths]
     assert values == [12 * i + label for label in range(12) for i in range(11)]
+    export.write_folder(str(tmp_path / "named"), images[:1, :2], ["cat", "old_car"], 1)
+    assert sorted(path.name for path in (tmp_path / "named").iterdir()) == ["cat", "old_car"]
 
 
 def test_a_generator_alone_cannot_go_on(refuses):
