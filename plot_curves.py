@@ -18,13 +18,12 @@ from unicodedata import east_asian_width
 
 import numpy as np
 
-from support.flags import Parser
+from support.flags import Parser, log_file, typed_path
 from support.pages.page import write_page
 from support.runs.resume import check_folders
 from support.saved.log import (
     NAMES,
     ON_INCEPTION,
-    find_log,
     is_number,
     kind_of,
     kinds_of,
@@ -266,10 +265,10 @@ def plot_curves(logs, output_dir):
 def main():
     parser = Parser("Draws loss.png, fid.png and run.html from logs of cgan.py.")
     parser.add_argument(
-        "logs", nargs="+", type=find_log, metavar="log.json", help="or a run's folder; several are overlaid"
+        "logs", nargs="+", type=log_file, metavar="log.json", help="or a run's folder; several are overlaid"
     )
     where = "where the files go (default: beside the first log)"
-    parser.add_argument("--output_dir", type=os.path.expanduser, recorded=False, help=where)
+    parser.add_argument("--output_dir", type=typed_path, recorded=False, help=where)
     opt = parser.parse_args()
     sys.stdout.reconfigure(errors="backslashreplace")  # for paths that are not UTF-8
     names = short_names(opt.logs)

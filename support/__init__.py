@@ -5,7 +5,7 @@ patches.py              Jittor's own sources, mended as they are loaded
 mpi.py                  this process among those that mpirun started
 limits.py               how much memory and how many cores this process may use
 flags.py                command lines: types that check what is typed, and a parser
-idx.py                  reads and checks the files that data come in;  mnist.py  the data as Jittor's loader gives it
+idx.py                  reads and checks data;  class_folders.py  those with a folder a class;  mnist.py  for Jittor
 evaluation.py           what an evaluation measures
 digit_classifier.py     a classifier for scores that mean something on digits; its weights beside it
 inception.py            the network behind FID;  inception_weights.py  reads its weights

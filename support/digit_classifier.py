@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from support import idx
 from support.device import jt, nn
-from support.flags import Parser
+from support.flags import Parser, file_path, typed_path
 from support.inception_weights import sha256
 from support.mnist import load_mnist
 from support.saved.checkpoint import read_generator
@@ -98,7 +98,8 @@ def reading(path, images):
     if not classifier:
         return ""
     labels = read_labels(classifier, images)[1]
-    return f", read as {('' if config['n_classes'] <= 10 else ' ').join(map(str, labels))} by a classifier"
+    names = [config["labels"][label] for label in labels]
+    return f", read as {('' if max(map(len, config['labels'])) == 1 else ' ').join(names)} by a classifier"
 
 
 def shift(images, rng, most=2):
@@ -120,7 +121,7 @@ def train(data=None, data_root=None, n_epochs=8, batch_size=128, lr=0.002, seed=
     rng = np.random.default_rng(seed)
     images, labels = data or load_mnist(True, IMG_SIZE, data_root).arrays()
     test_images, test_labels = load_mnist(False, IMG_SIZE, data_root).arrays()
-    model = DigitClassifier(idx.data_facts(data_root).n_labels)
+    model, batch_size = DigitClassifier(idx.data_facts(data_root).n_labels), min(batch_size, len(images))
     optimizer = nn.Adam(model.parameters(), lr)
     n_steps, step = n_epochs * (len(images) // batch_size), 0
     for epoch in range(1, n_epochs + 1):
@@ -139,11 +140,15 @@ def train(data=None, data_root=None, n_epochs=8, batch_size=128, lr=0.002, seed=
 
 def main():
     parser = Parser("Trains the classifier behind digit FID and label accuracy.")
-    parser.add_argument("--data_root", help="folder with four MNIST-format .gz files (default: Jittor's own MNIST)")
-    parser.add_argument("--output", default=WEIGHTS, help="the .npz to write")
+    what = "MNIST's four files, or a folder a class (default: Jittor's own MNIST)"
+    parser.add_argument("--data_root", type=typed_path, help=what)
+    parser.add_argument("--output", type=file_path(), default=WEIGHTS, help="the .npz to write")
     opt = parser.parse_args()
     if opt.data_root and opt.output == WEIGHTS:
         parser.error("argument --output: must name a file of its own for other images than MNIST's")
+    folder = os.path.dirname(os.path.abspath(opt.output))
+    if os.path.isdir(opt.output) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        parser.error(f"argument --output: must be a file in a folder that can be written, not {opt.output}")
     try:
         data = idx.data_facts(opt.data_root).sha256
         trained = {name: value.numpy() for name, value in train(data_root=opt.data_root).state_dict().items()}

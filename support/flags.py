@@ -1,4 +1,4 @@
-"""Command lines: types that check what is typed, and a parser whose errors are one line. Reads no files."""
+"""Command lines: types that check what is typed, and a parser whose errors are one line."""
 
 import argparse
 import math
@@ -126,27 +126,55 @@ def decay_rate(text):
 
 def whole_path(text):
     """argparse type: a whole path, which a run finds again from whatever folder it goes on."""
-    return os.path.abspath(os.path.expanduser(text))
+    return os.path.abspath(typed_path(text))
 
 
 def label_text(text):
     """argparse type: labels to draw, in words and rows; \\n also stands for a new row."""
     text = "\n".join(row.rstrip() for row in text.replace("\\n", "\n").split("\n")).strip("\n")
-    strange = sorted(set(text) - set("0123456789 \n"))
-    if strange or not text.strip():
-        what = f"not {''.join(strange)!r}" if strange else "at least one of them"
-        raise argparse.ArgumentTypeError(f"must be digits, with spaces and newlines between them, {what}")
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must be labels, with spaces and newlines between them: at least one of them")
     return text
+
+
+def typed_path(text):
+    """argparse type: a path as people type it, in quotes that no shell took away, or with ~ for the home folder."""
+    if os.path.lexists(text):
+        return text
+    text = text.strip()
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        text = text[1:-1]
+    return os.path.expanduser(text)
+
+
+def file_path(*places):
+    """Returns an argparse type: a file's path. A folder stands for the first of these places below it that is there."""
+
+    def parse(text):
+        found = typed_path(text)
+        if places and os.path.isdir(found):
+            inside = [os.path.join(found, place) for place in places]
+            found = next(filter(os.path.exists, inside), inside[0])
+        if os.path.exists(found) and not (os.path.isfile(found) or os.path.isdir(found)):
+            raise argparse.ArgumentTypeError(f"must be a file, but {found} is a pipe or a device")
+        return found
+
+    return parse
+
+
+run_file = file_path("results/checkpoint.npz", "checkpoint.npz", "generator.npz")  # an argparse type
+log_file = file_path("results/log.json", "log.json")  # an argparse type
 
 
 def file_for(read):
     """Returns an argparse type: the path of a file that `read` can read, which raises ValueError if it cannot."""
 
     def checked(text):
+        found = file_path()(text)
         try:
-            read(text)
+            read(found)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error))
-        return text
+        return found
 
     return checked

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from support.flags import typed_path
 from support.saved import statistics
 from support.saved.paths import GRID, digits_path
 
@@ -69,17 +70,18 @@ def check_image(path):
         raise ValueError(f"{path} is a run's own sheet of many digits, which would count as one image: leave it out")
 
 
-def find_images(folder):
-    """Returns the Images in a folder and in those below it, each read once; what systems leave there is passed over.
+def is_own(name):
+    """Tells whether a file or folder is no system's or program's, by its name."""
+    return not name.startswith(".") and name.lower() not in LEFT_BY_SYSTEMS
 
-    Raises ValueError if there are fewer than 2, or if one cannot be read.
+
+def list_images(folder):
+    """Returns the paths of the images in a folder and in those below it, and Counters of the endings of these images
+    and of other files; what systems leave there is passed over. Raises ValueError that names what cannot be read.
     """
 
     def fail(error):
         raise ValueError(f"{error.filename}: {error.strerror}")
-
-    def is_own(name):
-        return not name.startswith(".") and name.lower() not in LEFT_BY_SYSTEMS
 
     paths, used, left_out, seen = [], collections.Counter(), collections.Counter(), set()
     for place, folders, names in os.walk(folder, onerror=fail, followlinks=True):
@@ -91,6 +93,15 @@ def find_images(folder):
             if ending in ENDINGS:
                 paths.append(os.path.join(place, name))
         seen.add(where)
+    return paths, used, left_out
+
+
+def find_images(folder):
+    """Returns the Images in a folder and in those below it, each read once; what systems leave there is passed over.
+
+    Raises ValueError if there are fewer than 2, or if one cannot be read.
+    """
+    paths, used, left_out = list_images(folder)
     counts, others = (", ".join(f"{n} {ending}" for ending, n in sorted(x.items())) for x in (used, left_out))
     others = f"; left out: {others}" if others else ""
     if len(paths) < 2:
@@ -153,6 +164,7 @@ def image_source(text):
                     "that, give ./mnist; for the test set, rename it first"
                 )
             return text
+        text = typed_path(text)
         if os.path.isdir(text):
             return find_images(text)
         if os.path.isfile(text) and text.lower().endswith((".npz", ".npy")):

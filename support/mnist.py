@@ -3,13 +3,14 @@
 Jittor's own loader transforms every image anew in every epoch; here they are transformed once.
 """
 
-import os
 import sys
 
 import numpy as np
 from PIL import Image
 
+from support import idx
 from support.device import jt, quiet
+from support.mpi import RANK
 
 transform, MNIST = jt.transform, jt.dataset.mnist.MNIST
 # (codes (n, pixels), labels (n,), grays (256,), order (m,)) -> images and labels of order[first:first + their number]
@@ -24,27 +25,30 @@ static __global__ void pick(const unsigned char* codes, const int* labels, const
 """
 
 
-class TransformedMNIST(MNIST):
+class TransformedMNIST(jt.dataset.Dataset):
     """MNIST's training or test set: batches of images (N, 1, S, S) float32 in [-1, 1] and labels (N,) int32.
 
-    img_size: S, in pixels; data_root: a folder with the four MNIST-format .gz files, or None for Jittor's own MNIST.
+    img_size: S, in pixels; data_root: a folder as support.idx.data_facts takes it, or None for Jittor's own MNIST.
     Memory: a byte a pixel, 61 MB for 60,000 images of 32 x 32; a GPU holds them too, and gathers the batches there.
     """
 
     def __init__(self, train, img_size=32, data_root=None):
-        # What an image goes through. Here resize() and a table of all grays compute the same, for all images at once
+        # What an image goes through. Here idx.resize() and a table of all grays compute the same, for all at once
         gray = [transform.Gray(), transform.ImageNormalize(mean=[0.5], std=[0.5])]
-        preprocessing = transform.Compose([transform.Resize(img_size), *gray])
-        # Jittor joins folder and file name as they stand, so the folder needs its slash.
-        where = {} if data_root is None else {"data_root": os.path.join(data_root, ""), "download": False}
-        with quiet():
-            super().__init__(train=train, transform=preprocessing, **where)
-        self.codes = resize(self.mnist["images"], img_size)
+        super().__init__()
+        self.transform = transform.Compose([transform.Resize(img_size), *gray])
+        if data_root is None:
+            with quiet():
+                images, labels = MNIST(train=train).mnist.values()
+            self.codes, self.labels = idx.resize(images, img_size), labels.astype(np.int32)
+        else:
+            self.codes, self.labels = idx.read_codes(data_root, train, img_size)
+        self.set_attrs(total_len=len(self.codes))
         every_gray = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
         self.grays, self.on_gpu = transform.Compose(gray)(every_gray).ravel(), None
 
     def __getitem__(self, index):
-        return self.grays[self.codes[index, None]], self.mnist["labels"][index].astype(np.int32)
+        return self.grays[self.codes[index, None]], self.labels[index]
 
     def __iter__(self):
         order, size = np.asarray(self._get_index_list(), np.int32), self.real_batch_size  # this process's share
@@ -58,8 +62,7 @@ class TransformedMNIST(MNIST):
     def gather_on_gpu(self, order):
         """Returns a function (first, last) -> images and labels of order[first:last], Vars without gradient."""
         if self.on_gpu is None:
-            arrays = self.codes, self.mnist["labels"].astype(np.int32), self.grays
-            self.on_gpu = [jt.array(array) for array in arrays]
+            self.on_gpu = [jt.array(array) for array in (self.codes, self.labels, self.grays)]
         inputs, (height, width) = [*self.on_gpu, jt.array(order)], self.codes.shape[1:]
         source = 'pick<<<out1->num, 256>>>(in0_p, in1_p, in2_p, in3_p + long(data["first"]), out0_p, out1_p, '
         source += f"{height * width});"
@@ -76,22 +79,13 @@ class TransformedMNIST(MNIST):
         return self[np.arange(self.total_len)]
 
 
-def resize(images, size, chunk=1000):
-    """Returns images (N, H, W) uint8 as (N, size, size), as transform.Resize does with each of them.
-
-    Pillow resizes rows first, then columns. Laid out as one high image, many are resized in one call.
-    """
-
-    def rows(images):
-        n, height, width = images.shape
-        one = Image.fromarray(images.reshape(n * height, width)).resize((size, n * height), Image.BILINEAR)
-        return np.asarray(one).reshape(n, height, size).transpose(0, 2, 1)
-
-    return np.concatenate([rows(rows(images[i : i + chunk])) for i in range(0, len(images), chunk)])
-
-
 def load_mnist(train, img_size=32, data_root=None):
-    """Returns a TransformedMNIST; ends the program with one sentence if there is no MNIST."""
+    """Returns a TransformedMNIST; ends the program with one sentence if there is no MNIST.
+
+    Of images that come in folders it says, with the training set, what was found there.
+    """
+    if data_root and train and not RANK:
+        print(idx.describe(data_root), flush=True)
     try:
         return TransformedMNIST(train, img_size, data_root)
     except RuntimeError:

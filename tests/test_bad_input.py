@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import MNIST, ROOT, Hostile, refused, run, train, write_idx
+from PIL import Image
 
-from support import limits
+from support import flags, limits
 from support.flags import Parser
 from support.idx import FILES
 
@@ -19,7 +20,7 @@ MNIST_FILES = [name for names in FILES for name in names]
 
 
 @pytest.mark.parametrize(
-    "flags, rule",
+    "words, rule",
     [
         *((f"--{name} {value}", "whole number of at least 1") for value in ("0", "-3", "ten", "1.5") for name in (
             "n_epochs", "img_size", "latent_dim", "sample_interval", "fid_interval", "max_batches", "hidden_d",
@@ -33,16 +34,16 @@ MNIST_FILES = [name for names in FILES for name in names]
         ("--latent_dim 2000000000", "GB of memory"),
         ("--latent_dim 20000000", "GB of memory"),  # for the digits of an evaluation
         ("--hidden_d 1000000", "GB of memory"),
-        ("--n_classes 1000000", "GB of memory"),
-        ("--n_classes 5", "at least 10"),
+        ("--n_classes 5", "must be 10"),
+        ("--n_classes 11", "must be 10"),
         ("--fid_samples 10001", "at most 10000"),
         ("--batch_size 59999", "last batch of 1"),
         ("--unknown 1", "unrecognized"),
         ("--n_epoch 1", "unrecognized"),
     ],
 )  # fmt: skip
-def test_flags(refuses, flags, rule):
-    refuses(*flags.split(), names=[flags.split()[0], rule])
+def test_flags(refuses, words, rule):
+    refuses(*words.split(), names=[words.split()[0], rule])
 
 
 GROUPS = {  # in /proc/self/cgroup, and files below /sys/fs/cgroup: version 2, 2 as seen in a container, 1, none
@@ -163,7 +164,7 @@ def cut_off(path):
 DAMAGE = {  # of a data set: the number of the file, (its path) -> None, and what is said about it
     "missing": (2, lambda path: path.unlink(), ["missing"]),
     "cut off": (0, cut_off, ["not a whole gzip file"]),
-    "foreign": (1, lambda path: path.write_text("labels"), ["not a whole gzip file"]),
+    "foreign": (1, lambda path: path.write_text("labels"), ["idx format"]),
     "swapped": (0, lambda path: shutil.copy(path.with_name(MNIST_FILES[1]), path), ["idx format"]),
     "short": (3, lambda path: write_idx(path, [2049, 10000], np.zeros(9999)), ["10000 items"]),
     "count": (3, lambda path: write_idx(path, [2049, 9000], np.zeros(9000)), ["10000 images", "9000 labels"]),
@@ -178,6 +179,73 @@ def test_data_root(mnist, refuses, name):
     refuses("--data_root", mnist, names=["--data_root", str(mnist), MNIST_FILES[number], *what])
 
 
+FOLDERS = {  # that are no data set: (the folder) -> None, and what is said about it
+    "empty": (lambda folder: None, ["neither MNIST's four files nor a subfolder a class"]),
+    "loose": (lambda folder: save_image(folder / "1.png"), ["neither", "subfolder a class"]),
+    "few": (
+        lambda folder: [save_image(folder / "cat" / f"{i}.png") for i in range(9)],
+        ["9 training", "0 test images"],
+    ),
+    "damaged": (lambda folder: [save_image(folder / "cat" / "1.png", 30)], [os.path.join("cat", "1.png"), "read as"]),
+    "one name": (lambda folder: [save_image(folder / x / "1.png") for x in ("a b", "a_b")], ["two folders", "a_b"]),
+    "two sets": (
+        lambda folder: [shutil.copy(MNIST / MNIST_FILES[0], folder / f"{x}-{MNIST_FILES[0]}") for x in "ab"],
+        [f"a-{MNIST_FILES[0]} or b-{MNIST_FILES[0]}"],
+    ),
+    "pipe": (lambda folder: os.mkfifo(folder / MNIST_FILES[0]), ["neither"]),
+}
+
+
+def save_image(path, n_bytes=None):
+    path.parent.mkdir(exist_ok=True)
+    Image.new("L", (8, 8)).save(path)
+    path.write_bytes(path.read_bytes()[:n_bytes])
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_folders_that_are_no_data_set(tmp_path, refuses, name):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    FOLDERS[name][0](folder)
+    refuses("--data_root", folder, names=["--data_root", str(folder), *FOLDERS[name][1]])
+
+
+def test_test_labels_without_training_images(mnist, refuses):
+    write_idx(mnist / MNIST_FILES[3], [2049, 10000], np.arange(10000) % 12)
+    refuses("--data_root", mnist, names=["--data_root", MNIST_FILES[3], "10, 11"])
+
+
+def test_paths_as_people_type_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a b").mkdir()
+    for text in ("~/a b", "'a b'", '"~/a b"', " a b ", "a b"):
+        assert os.path.samefile(flags.typed_path(text), tmp_path / "a b")
+    (tmp_path / "~").mkdir()
+    assert flags.typed_path("~") == "~"  # what is there by just this name
+    assert flags.typed_path("nowhere") == "nowhere" and flags.typed_path("'") == "'"
+
+
+def test_a_folder_stands_for_the_runs_file(tmp_path, refuses):
+    for folder, found in (("run", "run/results/checkpoint.npz"), ("run/results", "run/results/checkpoint.npz")):
+        (tmp_path / "run" / "results").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / "results" / "checkpoint.npz").touch()
+        assert flags.run_file(str(tmp_path / folder)) == str(tmp_path / found)
+    assert flags.log_file(str(ROOT / "results" / "reference")) == str(ROOT / "results" / "reference" / "log.json")
+    (tmp_path / "empty").mkdir()
+    what = [str(tmp_path / "empty" / "results" / "checkpoint.npz"), "no run to go on with"]
+    refuses("--resume", tmp_path / "empty", names=["--resume", *what])
+    folder = ROOT / "results" / "best"  # which holds the generator alone
+    refuses("--resume", folder, "--digits", "x", names=["--digits", str(folder / "generator.npz"), "not x"])
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--classifier", "--inception_weights"])
+def test_pipes_and_devices_are_no_files(tmp_path, refuses, flag):
+    os.mkfifo(tmp_path / "pipe.npz")
+    for path in (tmp_path / "pipe.npz", "/dev/zero"):
+        refuses(flag, path, names=[flag, str(path), "pipe or a device"])
+
+
 def test_data_root_that_does_not_exist(tmp_path):
     refused(tmp_path, ROOT / "cgan.py", "--data_root", "nowhere", names=["--data_root", "nowhere", "missing"])
 
@@ -185,7 +253,7 @@ def test_data_root_that_does_not_exist(tmp_path):
 @pytest.mark.slow
 def test_data_root_whose_last_batch_would_be_one(tmp_path, mnist, refuses):
     write_idx(mnist / MNIST_FILES[0], [2051, 129, 28, 28], np.zeros(129 * 28 * 28))
-    write_idx(mnist / MNIST_FILES[1], [2049, 129], np.zeros(129))
+    write_idx(mnist / MNIST_FILES[1], [2049, 129], np.arange(129) % 10)
     refuses("--data_root", mnist, names=["--batch_size", "129 images"])
     train(tmp_path, "--data_root", mnist, *"--max_batches 2 --n_epochs 1".split())  # which never reach the last one
 

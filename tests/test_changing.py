@@ -3,8 +3,6 @@
 import importlib.util
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -71,20 +69,3 @@ def test_a_recipe_trains_resumes_and_draws(tmp_path, number, capsys):
 def test_both_languages_make_the_same_changes():
     translated = (ROOT / "docs" / "changing.zh-CN.md").read_text(encoding="utf-8")
     assert [diff for _, diff in recipes(translated)] == [diff for _, diff in recipes()]
-
-
-def test_own_images_become_a_data_set(tmp_path):
-    """The guide's script, on real digits in a folder a class."""
-    from support import idx
-    from support.mnist import load_mnist
-
-    images, labels = load_mnist(False, 28).arrays()
-    for i in range(200):
-        folder = tmp_path / "photos" / f"class {labels[i]}"
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(((images[i, 0] + 1) * 127.5).round().astype(np.uint8)).save(folder / f"{i}.png")
-    script = re.search(r"```python\n(.*?)```", GUIDE, re.DOTALL)[1]
-    (tmp_path / "make_idx.py").write_text(script)
-    subprocess.run([sys.executable, "make_idx.py", "photos", "data"], cwd=tmp_path, check=True)
-    facts = idx.data_facts(str(tmp_path / "data"))
-    assert facts.n_train + facts.n_test == 200 and facts.n_labels == 10

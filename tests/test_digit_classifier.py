@@ -109,8 +109,8 @@ def test_scores_know_their_data(tmp_path, turned, turned_classifier, refuses, ca
         assert picture.size == (3 * 34 + 2, 2 * 34 + 2)
 
     where = ["--data_root", turned, "--n_classes"]
-    refuses(*draw[2:], "--digits", "26", names=["--digits", "up to 25, not 26"])
-    refuses(*where, 25, names=["--n_classes", "at least 26"])
+    refuses(*draw[2:], "--digits", "26", names=["--digits", "24, 25, not 26"])
+    refuses(*where, 25, names=["--n_classes", "must be 26"])
     refuses(*where, 26, "--classifier", WEIGHTS, names=["--classifier", WEIGHTS, "trained on other images"])
     refuses("--classifier", turned_classifier, names=["--classifier", "trained on other images"])
     refuses("--classifier", turned / idx.FILES[0][0], names=["--classifier", "is not a classifier"])
@@ -122,4 +122,7 @@ def test_the_classifier_of_mnist_is_not_overwritten_by_one_of_other_images(tmp_p
     assert process.returncode == 2 and process.stderr.count("\n") == 1 and "--output" in process.stderr
     assert before.keys() == read_npz(WEIGHTS).keys() and str(before["data"]) == idx.MNIST.sha256
     process = run("-m", "support.digit_classifier", "--data_root", tmp_path, "--output", tmp_path / "x.npz")
-    assert process.returncode == 2 and process.stderr.count("\n") == 1 and "is missing" in process.stderr
+    assert process.returncode == 2 and process.stderr.count("\n") == 1 and "holds neither" in process.stderr
+    for output in (tmp_path, tmp_path / "nowhere" / "x.npz"):
+        process = run("-m", "support.digit_classifier", "--output", output)  # said before it is trained
+        assert process.returncode == 2 and process.stderr.count("\n") == 1 and f"not {output}" in process.stderr

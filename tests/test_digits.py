@@ -13,6 +13,7 @@ from PIL import Image
 
 import cgan
 from support.idx import MNIST
+from support.mnist import load_mnist
 from support.pages.pictures import labels_of, lay_out, save_picture
 from support.runs import export
 from support.saved import checkpoint
@@ -23,7 +24,7 @@ SCRIPT = ROOT / "cgan.py"
 
 def test_text_is_laid_out_in_rows_and_words(tmp_path):
     images = np.arange(5).reshape(5, 1, 1, 1) / 5 * np.ones((5, 1, 8, 8))
-    save_picture(tmp_path / "digits.png", lay_out(labels_of("01 2\n34", 10), images))
+    save_picture(tmp_path / "digits.png", lay_out(labels_of("01 2\n34", "0123456789"), images))
     picture = np.asarray(Image.open(tmp_path / "digits.png"))
     assert picture.shape == (2 * 10 + 2, 4 * 10 + 2)
     expected = {(0, 0): 0, (0, 1): 1, (0, 3): 2, (1, 0): 3, (1, 1): 4}
@@ -35,9 +36,38 @@ def test_text_is_laid_out_in_rows_and_words(tmp_path):
     assert (picture[:, :2] == 0).all() and (picture[10:12] == 0).all()
 
 
-def test_of_more_than_ten_classes_a_text_holds_label_numbers():
-    assert labels_of("3 17  25\n0", 26) == [[3, 17, 25], [0]]
+def test_labels_are_typed_by_their_names():
+    assert labels_of("3 17  25\n0", [str(label) for label in range(26)]) == [[3, 17, 25], [0]]
+    assert labels_of("b d\nac", "abcd") == [[1, None, 3], [0, 2]]
+    assert labels_of("old_car  1 2", ["1", "2", "old_car"]) == [[2, 0, 1]]
+    for text, names, what in (("3 old", ["3", "old_car"], "3, old_car, not old"), ("aB!", "ab", "a, b, not !, B")):
+        with pytest.raises(ValueError, match=f"^learned the labels {re.escape(what)}$"):
+            labels_of(text, names)
     assert lay_out([[3, 17, 25], [0]], np.zeros((4, 1, 8, 8))).shape == (2 * 10 + 2, 3 * 10 + 2)
+
+
+def test_labels_of_own_images_are_drawn_by_their_names(tmp_path, refuses, capsys):
+    """The run keeps them, and so does its generator alone; n_classes is the data's."""
+    images, out = load_mnist(train=False, img_size=28), tmp_path / "run"
+    for name, digit in (("cat", 3), ("old car", 8)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in np.flatnonzero(images.labels == digit)[:40]:
+            Image.fromarray(images.codes[i]).save(tmp_path / "data" / name / f"{i}.png")
+    flags = "--n_epochs 1 --batch_size 24 --fid_samples 8".split()
+    log = train(out, "--data_root", tmp_path / "data", *flags)
+    assert log["labels"] == ["cat", "old_car"] and log["config"]["n_classes"] == 2
+    with Image.open(out / "images" / "0.png") as grid:
+        assert grid.size == (2 * 34 + 2, 10 * 34 + 2)
+    kept = tmp_path / "generator.npz"
+    checkpoint.save_generator(str(kept), checkpoint.read_checkpoint(str(out / "results" / "checkpoint.npz")))
+    for path in (out, kept):
+        words = ["--resume", str(path), "--output_dir", str(out), "--digits"]
+        cgan.draw_digits(cgan.parse_flags([*words, "old_car cat old_car"]))
+        with Image.open(out / "images" / "digits.png") as picture:
+            assert picture.size == (3 * 34 + 2, 34 + 2)
+        capsys.readouterr()
+        refuses(*words, "car", names=["--digits", "learned the labels cat, old_car, not car"])
+    assert cgan.parse_flags(["--resume", str(out)]).n_classes == 2
 
 
 def test_draws_with_the_run_of_the_folder_and_says_so(tmp_path, finished_run):
@@ -70,10 +100,10 @@ def test_a_generator_kept_alone_is_the_checkpoints(tmp_path, finished_run):
 
 
 @pytest.mark.parametrize(
-    "text, what", [("12a4!", "'!a'"), ("", "at least one"), ("  ", "at least one"), ("१२", "'१२'")]
+    "text, what", [("12a4!", "9, not !, a"), ("", "at least one"), ("  ", "spaces and newlines"), ("१२", "not १, २")]
 )
 def test_anything_else_than_digits_is_refused(refuses, text, what):
-    refuses("--digits", text, names=["--digits", "spaces and newlines", what])
+    refuses("--digits", text, names=["--digits", what])
 
 
 def test_a_checkpoint_without_a_generator_is_refused(tmp_path):
@@ -136,7 +166,7 @@ def test_any_file_with_a_generator_draws_with_any_seed(tmp_path, finished_run, c
 def test_a_digit_that_was_never_learned_is_refused(tmp_path):
     np.savez(tmp_path / "five.npz", **read_npz(BEST_GENERATOR))
     change_log(tmp_path / "five.npz", n_classes=5)
-    names = ["--digits", "five.npz", "up to 4, not 9"]
+    names = ["--digits", "five.npz", "labels 0, 1, 2, 3, 4, not 9"]
     refused(tmp_path, SCRIPT, "--resume", "five.npz", "--digits", "29", names=names)
 
 
@@ -179,11 +209,13 @@ def test_single_digits_have_the_logs_digit_fid(tmp_path, finished_run):
 
 def test_folders_and_files_of_an_export_sort_by_number(tmp_path):
     images = np.arange(12 * 11, dtype=np.uint8).repeat(16).reshape(-1, 12, 4, 4)
-    export.write_folder(str(tmp_path / "out"), images, 12, 11)
+    export.write_folder(str(tmp_path / "out"), images, [str(label) for label in range(12)], 11)
     paths = sorted((tmp_path / "out").rglob("*.png"))
     assert [path.relative_to(tmp_path / "out").as_posix() for path in paths[:12:11]] == ["00/00.png", "01/00.png"]
     values = [np.asarray(Image.open(path))[0, 0] for path in paths]
     assert values == [12 * i + label for label in range(12) for i in range(11)]
+    export.write_folder(str(tmp_path / "named"), images[:1, :2], ["cat", "old_car"], 1)
+    assert sorted(path.name for path in (tmp_path / "named").iterdir()) == ["cat", "old_car"]
 
 
 def test_a_generator_alone_cannot_go_on(refuses):

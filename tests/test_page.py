@@ -185,7 +185,7 @@ def test_it_draws_what_cgan_draws_and_saves_it(browser, reference_page):
     find(browser, "#renew").click()
     assert abs(canvases(browser) - (expected[:, 0] + 1) * 127.5).max() > 100
     type_labels(browser, "4x2")
-    assert len(canvases(browser)) == 2 and find(browser, "#only").text == "Only labels from 0 to 9"
+    assert len(canvases(browser)) == 2 and find(browser, "#only").text.endswith("labels: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9")
     type_labels(browser, "42")
     digits = canvases(browser)
     find(browser, "#save").click()
@@ -352,11 +352,11 @@ def test_a_log_of_very_many_epochs(browser, tmp_path):
     assert len(json.dumps(rows["epochs"])) > page.LARGEST_PAGE // 16 and len(rows["evaluations"]) == 3
 
 
-def save_networks(folder, n_classes, **layers):
+def save_networks(folder, n_classes, names=None, **layers):
     """Writes a log and a checkpoint of two networks of two layers; layers: {network: what is noted of it instead}."""
     rng = np.random.default_rng(0)
     config = {"latent_dim": 5, "n_classes": n_classes, "img_size": 8}
-    log = {"config": config, "epochs": [{"epoch": 1, "g_loss": 1}], "evaluations": []}
+    log = {"config": config, "epochs": [{"epoch": 1, "g_loss": 1}], "evaluations": [], "labels": names}
     arrays = {}
     for name, n_in, n_out in (("generator", 5, 64), ("discriminator", 64, 1)):
         arrays[f"{name}/label_embedding.weight"] = rng.standard_normal((n_classes, 3))
@@ -378,12 +378,23 @@ def test_more_classes_than_digits_and_a_network_that_is_left_out(browser, tmp_pa
     assert find(browser, "#text").get_attribute("value") == "0 3 6 8 11 14 17 19 22 25"
     assert "left out: its layer 2 is a Conv, which a page cannot compute." in find(browser, "#on-demand").text
     type_labels(browser, "25 7x 26 7")
-    assert "Only labels from 0 to 25" in find(browser, "#only").text
+    assert "Only these labels: 0, 1, 2," in find(browser, "#only").text
     noise = np.array(browser.execute_script("return noises[0].slice(0, 2).map(noise => Array.from(noise))"))
     own = {name.partition("/")[2]: value for name, value in arrays.items() if name.startswith("generator")}
     values = np.hstack([own["label_embedding.weight"][[25, 7]], noise])
     expected = np.tanh(values @ own["model.0.weight"].T + own["model.0.bias"])
     assert abs(canvases(browser).reshape(2, 64) - (expected + 1) * 127.5).max() <= 1
+
+
+def test_labels_are_typed_by_their_names(browser, tmp_path):
+    path, _ = write_page(tmp_path / "page", save_networks(tmp_path, 3, ["cat", "dog", "old_car"])[0])
+    visit(browser, path)
+    assert find(browser, "#text").get_attribute("value") == "cat dog old_car"
+    type_labels(browser, "old_car bird cat")
+    assert find(browser, "#only").text == "Only these labels: cat, dog, old_car"
+    drawn = [find(browser, f"#drawn figure:nth-child({i}) canvas") for i in (1, 2)]
+    assert [canvas.get_attribute("aria-label") for canvas in drawn] == ["old_car", "cat"]
+    assert_quiet(browser, path)
 
 
 def test_a_generator_that_is_left_out(browser, tmp_path):

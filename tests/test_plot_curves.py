@@ -355,5 +355,5 @@ def test_a_folder_is_its_run_and_a_byte_order_mark_does_no_harm(tmp_path):
 
 def test_a_pipe_is_no_log(tmp_path):
     os.mkfifo(tmp_path / "log.json")
-    refused(tmp_path, ROOT / "plot_curves.py", "log.json", names=["log.json is not a file"])
-    refused(tmp_path, ROOT / "plot_curves.py", "/dev/zero", names=["/dev/zero is not a file"])
+    refused(tmp_path, ROOT / "plot_curves.py", "log.json", names=["log.json is a pipe or a device"])
+    refused(tmp_path, ROOT / "plot_curves.py", "/dev/zero", names=["/dev/zero is a pipe or a device"])

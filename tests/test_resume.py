@@ -356,7 +356,7 @@ READERS = {
     "checkpoint.npz": lambda path: (checkpoint.read_generator(path), checkpoint.read_checkpoint(path)),
     "log.json": saved_log.read_log,
     "classifier.npz": classifier.read_classifier,
-    "labels.gz": lambda path: idx.read_idx(path, idx.LABEL_MAGIC),
+    "labels.gz": lambda path: idx.read_labels(path).tolist(),
 }
 
 

@@ -12,7 +12,7 @@ import zlib
 
 import numpy as np
 
-from support.saved.checkpoint import blaming, drawing_name, part, read_arrays
+from support.saved.checkpoint import blaming, drawing_name, label_names, part, read_arrays
 
 SIZES = ("latent_dim", "n_classes", "img_size")  # the flags that say what the networks take and give
 KINDS = {  # of layers that a page computes: its class, and the arrays it has
@@ -92,8 +92,8 @@ def page_layers(network, arrays, inputs, outputs):
 def read_networks(log_path):
     """Returns {"generator", "discriminator", "sizes"} of the run whose log lies at `log_path`.
 
-    Each network is a pair (layers, {name: array}) or a reason. Raises ValueError that names the file and what is wrong
-    with it.
+    The labels' names are among the sizes, under "labels". Each network is a pair (layers, {name: array}) or a reason.
+    Raises ValueError that names the file and what is wrong with it.
     """
     paths = [os.path.join(os.path.dirname(log_path), name) for name in ("checkpoint.npz", "generator.npz")]
     path = next(filter(os.path.exists, paths), None)
@@ -103,6 +103,7 @@ def read_networks(log_path):
     with blaming(f"{path} holds no networks of cgan.py"):
         json.dumps(arrays["layers"], allow_nan=False)  # what a page cannot hold raises here
         found = {"sizes": {name: int(arrays["log"]["config"][name]) for name in SIZES}}
+        found["sizes"]["labels"] = label_names(arrays["log"])
         for kind, name in (("generator", drawing_name(arrays)), ("discriminator", "discriminator")):
             layers = arrays["layers"].get(name) or NOT_KEPT
             found[kind] = layers if isinstance(layers, str) else (layers, part(arrays, name))

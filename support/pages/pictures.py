@@ -2,6 +2,7 @@
 
 import errno
 import os
+import textwrap
 
 import numpy as np
 from PIL import Image
@@ -40,14 +41,22 @@ def stretch(images):
     return ((images - low) / max(high - low, 1e-6) * 2 - 1).clip(-1, 1)
 
 
-def labels_of(text, n_classes):
+def labels_of(text, names):
     """Returns the rows of a text as lists of labels, None for a gap.
 
-    Of up to 10 classes every digit is a label and every space a gap; of more, every number between spaces is a label.
+    names: what each label is called. If that is one character for each, every character is a label and every space a
+    gap; else every word is a label. Raises ValueError that says what is none.
     """
-    if n_classes > 10:
-        return [[int(word) for word in row.split()] for row in text.split("\n")]
-    return [[int(character) if character.isdigit() else None for character in row] for row in text.split("\n")]
+    single = all(len(name) == 1 for name in names)
+    numbers = {name: label for label, name in enumerate(names)}
+    if single:
+        numbers[" "] = None
+    rows = [list(row) if single else row.split() for row in text.split("\n")]
+    unknown = sorted({word for row in rows for word in row} - set(numbers))
+    if unknown:
+        learned = textwrap.shorten(", ".join(names), 300, placeholder=" ...")
+        raise ValueError(f"learned the labels {learned}, not {', '.join(unknown)}")
+    return [[numbers[word] for word in row] for row in rows]
 
 
 def lay_out(rows, images):

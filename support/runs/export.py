@@ -13,7 +13,7 @@ from tqdm import tqdm
 from support.evaluation import draw_digits, stream
 from support.pages.pictures import to_gray
 from support.runs.resume import describe_better, describe_generator, generator_path
-from support.saved.checkpoint import read_scores
+from support.saved.checkpoint import read_generator, read_scores
 from support.saved.paths import atomic_write
 
 A_PART = 100  # images of each label that are drawn at a time
@@ -30,7 +30,7 @@ def export(opt, generator, draw):
     epoch = read_scores(path).get("epoch", 0)  # the project's own files do not know it
     try:
         if opt.export:
-            write_folder(opt.export, parts(opt.seed, epoch, generator, draw, n), generator.n_classes, n)
+            write_folder(opt.export, parts(opt.seed, epoch, generator, draw, n), read_generator(path)[0]["labels"], n)
         if opt.npz:
             shape = (n * generator.n_classes, generator.img_size, generator.img_size)
             write_arrays(opt.npz, parts(opt.seed, epoch, generator, draw, n), generator.n_classes, shape)
@@ -55,11 +55,12 @@ def parts(seed, epoch, generator, draw, n):
             bar.update(count)
 
 
-def write_folder(folder, images, n_classes, n):
+def write_folder(folder, images, names, n):
     """Writes what `parts` yields as folder/<label>/<number>.png; zeros before both keep them in order."""
     made = not os.path.isdir(folder)
     os.makedirs(folder, exist_ok=True)
-    labels = [f"{label:0{len(str(n_classes - 1))}}" for label in range(n_classes)]
+    width = max(map(len, names)) if all(name.isdecimal() for name in names) else 0
+    labels, n_classes = [name.zfill(width) for name in names], len(names)
     try:
         with tempfile.TemporaryDirectory(dir=folder) as beside:
             for label in labels:

@@ -172,19 +172,21 @@ def check_export(parser, opt, argv):
 
 
 def check_digits(parser, opt):
-    """Ends the program without a generator, without a place for the picture, or for a label that was not learned."""
+    """Sets opt.rows to the labels to draw, as labels_of returns them.
+
+    Ends the program without a generator, without a place for the picture, or for a label that was not learned.
+    """
     path, target = generator_path(opt), digits_path(opt.output_dir)
     if os.path.exists(target) and not is_own_picture(target):
         parser.error(f"argument --digits: {target} {NOT_OURS}: move it away, or give another --output_dir")
     try:
-        n_classes = read_generator(path)[0]["n_classes"]
+        names = read_generator(path)[0]["labels"]
     except ValueError as error:
         parser.error(f"argument --digits: {error}")
-    labels = {label for row in labels_of(opt.digits, n_classes) for label in row if label is not None}
-    unknown = ", ".join(str(label) for label in sorted(labels) if label >= n_classes)
-    if unknown:
-        learned = f"the generator in {path} learned the labels up to {n_classes - 1}"
-        parser.error(f"argument --digits: {learned}, not {unknown}")
+    try:
+        opt.rows = labels_of(opt.digits, names)
+    except ValueError as error:
+        parser.error(f"argument --digits: the generator in {path} {error}")
 
 
 def check_folders(parser, output_dir, names=FOLDERS):
@@ -217,8 +219,10 @@ def check_training_flags(parser, opt, checkpoint):
         parser.error(f"argument --data_root: the run in {opt.resume} was scored on other test images")
     if opt.classifier and read_classifier(opt.classifier)["data"] != facts.sha256:
         parser.error(f"argument --classifier: {opt.classifier} was trained on other images")
-    if opt.n_classes < facts.n_labels:
-        parser.error(f"argument --n_classes: must be at least {facts.n_labels}, the number of labels in the images")
+    if opt.n_classes is None:
+        opt.n_classes = opt.config["n_classes"] = facts.n_labels
+    if opt.n_classes != facts.n_labels:
+        parser.error(f"argument --n_classes: must be {facts.n_labels}, the number of labels that the images have")
     if opt.fid_samples > facts.n_test:
         parser.error(f"argument --fid_samples: must be at most {facts.n_test}, the number of test images")
     n_whole, last = divmod(facts.n_train, opt.batch_size)

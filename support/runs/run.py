@@ -129,6 +129,7 @@ class Run:
         self.epochs_done, self.environment = 0, describe_environment()
         self.page_seconds, self.evaluated_at, self.problems = 0, time.monotonic(), []
         self.log = {"config": opt.config, "environment": self.environment, "changes": []}
+        self.log["labels"] = self.facts.labels
         self.log.update({"epochs": [], "evaluations": []})
         if opt.resume is not None:
             saved = checkpoint.read_checkpoint(opt.resume)

@@ -84,6 +84,7 @@ def save_generator(path, checkpoint, kind=np.float16):
     """Writes the generator that a checkpoint draws with, as `read_checkpoint` returns it, in floats of a kind."""
     name, scores = drawing_name(checkpoint), scores_of(checkpoint)
     log = {"config": latest(checkpoint["log"], "config"), "evaluations": [scores] if len(scores) > 1 else []}
+    log["labels"] = label_names(checkpoint["log"])
     arrays = {"data": checkpoint["data"], "epoch": checkpoint["epoch"], "log": json.dumps(log)}
     arrays["layers"] = json.dumps({"generator": checkpoint["layers"].get(name)})
     arrays = {key: np.asarray(value) for key, value in arrays.items()}
@@ -133,6 +134,15 @@ def latest(log, part):
     return held
 
 
+def label_names(log):
+    """Returns the names of a run's labels: their numbers, in logs of before they had names; raises ValueError."""
+    n_classes = latest(log, "config")["n_classes"]
+    names = list(map(str, log.get("labels") or range(n_classes)))
+    if len(names) != n_classes:
+        raise ValueError(f"it has {len(names)} names for {n_classes} labels")
+    return names
+
+
 def part(arrays, name):
     """Returns those of {'<name>/<key>': value} that belong to `name`, as {key: value}."""
     return {key[len(name) + 1 :]: value for key, value in arrays.items() if key.startswith(f"{name}/")}
@@ -163,6 +173,7 @@ def read_checkpoint(path):
 def read_generator(path):
     """Returns ({flag: value} of its run, {name: float32 array}, SHA-256 of its training data) of a trained generator.
 
+    Beside the flags, "labels" lists the names of the labels.
     path: a checkpoint, or what save_generator wrote. Raises ValueError that names the file and what is wrong with it.
     """
     arrays = read_arrays(path)
@@ -170,6 +181,7 @@ def read_generator(path):
         config, weights, data = latest(arrays["log"], "config"), part(arrays, drawing_name(arrays)), str(arrays["data"])
         if not weights or type(config["n_classes"]) is not int:
             raise ValueError("it has no weights" if not weights else "its n_classes is no whole number")
+        config["labels"] = label_names(arrays["log"])
     return config, weights, data
 
 

@@ -121,15 +121,6 @@ def read_log(path):
     return log
 
 
-def find_log(path):
-    """Returns the path of the log that a path stands for: a folder stands for the run in it, ~ for the home folder."""
-    path = os.path.expanduser(path)
-    if not os.path.isdir(path):
-        return path
-    places = [log_path(path), os.path.join(path, "log.json")]  # the second: results/ itself, or a log copied alone
-    return next(filter(os.path.exists, places), places[0])
-
-
 def save_log(output_dir, log):
     """Writes `log` (dictionaries, lists, strings, finite numbers) as JSON, and its table beside it; raises OSError."""
     text = json.dumps(log, indent=1, allow_nan=False, default=str) + "\n"
