@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+# The user's, before an import of support or Jittor in this process adds to it; a proxy that refuses: no test needs a
+# network
+ENVIRONMENT = {**os.environ, "https_proxy": "http://127.0.0.1:9"}
+
 from support import inception_sources
 from support.inception_weights import NONE
 
 ROOT = Path(__file__).resolve().parent.parent
-# The user's, before an import of Jittor in this process adds to it; a proxy that refuses: no test needs a network
-ENVIRONMENT = {**os.environ, "https_proxy": "http://127.0.0.1:9"}
 REFERENCE = Path(__file__).resolve().parent / "reference"
 inception_sources.SOUGHT = (NONE,)  # FID takes seconds each time: only runs that name weights have it
 MNIST = Path(jittor_offline.__file__).parent  # the real one's files, which FILES in support/idx.py names

@@ -112,8 +112,8 @@ def test_whatever_ends_a_write_leaves_what_was_there(tmp_path, error):
 def test_what_is_no_file_is_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
-    for name in ("pipe", "folder"):
-        with pytest.raises(OSError, match="no file that can be replaced"):
+    for name, what in (("pipe", "no file that can be replaced"), ("folder", "Is a directory")):
+        with pytest.raises(OSError, match=what):
             atomic_write(str(tmp_path / name), lambda file: file.write(b"new"))
     assert sorted(os.listdir(tmp_path)) == ["folder", "pipe"]
 
@@ -244,4 +244,4 @@ def test_a_page_that_cannot_be_written_costs_no_run(tmp_path):
     process = run(SCRIPT, *"--n_epochs 1 --max_batches 2 --output_dir".split(), tmp_path)
     assert process.returncode == 0 and read_log(tmp_path)["evaluations"]
     (line,) = process.stderr.splitlines()
-    assert "run.html: is no file that can be replaced. The run goes on." in line
+    assert "run.html: Is a directory. The run goes on." in line

@@ -261,7 +261,8 @@ def test_divergence_is_one_sentence_and_keeps_nothing_broken(tmp_path):
 
 def test_log_follows_its_contract(finished_run, inception_file):
     log = json.loads((finished_run[0] / "results" / "log.json").read_text())
-    assert set(log) == {"config", "environment", "changes", "data", "epochs", "evaluations"} and not log["changes"]
+    names = {"config", "environment", "labels", "changes", "data", "epochs", "evaluations"}
+    assert set(log) == names and not log["changes"] and log["labels"] == list("0123456789")
     assert log["data"] == idx.data_facts(str(MNIST)).checksums() == idx.MNIST.checksums()
     assert log["config"]["max_batches"] == 60 and log["config"]["lr_d"] is None
     assert not {"output_dir", "resume", "overwrite", "digits", "help"} & set(log["config"])

@@ -156,7 +156,8 @@ def atomic_write(path, write):
     try:
         mode = os.stat(target).st_mode if os.path.exists(target) else None
         if mode is not None and not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, "is no file that can be replaced", path)
+            what = os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else "is no file that can be replaced"
+            raise OSError(errno.EINVAL, what, path)
         with open(beside, "xb") as file:
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
