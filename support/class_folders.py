@@ -48,6 +48,9 @@ def find_sets(data_root):
     if {"train", "test"} <= set(folders):
         (train, others), (test, more) = find_classes(folders["train"]), find_classes(folders["test"])
         others += more
+    elif "test" in folders or ("train" in folders and len(folders) > 1):
+        found = ", ".join(sorted(folders))
+        raise ValueError(f"{data_root} holds {found}: name two folders train and test, or one a class")
     else:
         classes, others = find_classes(folders["train"] if list(folders) == ["train"] else data_root)
         train = {name: [path for i, path in enumerate(paths, 1) if i % 10] for name, paths in classes.items()}

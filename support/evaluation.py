@@ -82,11 +82,7 @@ class Evaluation:
 
     def load(self):
         self.test_images, self.test_labels = self.dataset.arrays()
-        if self.weights:
-            name, path = self.weights
-            self.inception = load_inception(path)
-            self.weights_facts = {"inception": name, "inception_sha256": sha256(path)}
-        self.inception_features = {}  # of test images, by their number
+        self.inception, self.inception_features = None, {}  # of test images, by their number
         self.classifier = digit_classifier.find(self.facts.sha256, self.opt.classifier)
         if self.classifier:
             self.test_features, _ = digit_classifier.read_labels(self.classifier, self.test_images)
@@ -165,6 +161,10 @@ class Evaluation:
         opt, rng = self.opt, stream(self.opt.seed, epoch, "inception")
         if not self.weights:
             return {"fid": None, "kid": None, "fid_samples": opt.fid_samples}
+        if not self.inception:  # here, as a failure costs these scores alone
+            name, path = self.weights
+            self.weights_facts = {"inception": name, "inception_sha256": sha256(path)}
+            self.inception = load_inception(path)
         picked = rng.choice(len(self.test_images), opt.fid_samples, replace=False)
         new = [i for i in picked if i not in self.inception_features]
         if new:

@@ -199,7 +199,7 @@ def test_only_this_programs_pictures_are_replaced_or_deleted(tmp_path):
     for gray in (0, 1):
         save_picture(ours, np.full((4, 4), gray))
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(theirs)
-    with pytest.raises(FileExistsError, match="was not made by this program"):
+    with pytest.raises(FileExistsError, match="lacks this program's mark"):
         save_picture(theirs, np.zeros((4, 4)))
     assert paths.foreign_grids(str(tmp_path)) == [theirs]
     paths.clear_grids(str(tmp_path), 1001)
@@ -219,7 +219,7 @@ def test_a_folder_with_the_users_own_numbered_pictures_is_refused(tmp_path, flag
 def test_the_users_own_picture_of_digits_is_not_replaced(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "digits.png").write_text("mine")
-    refused(tmp_path, SCRIPT, "--digits", "7", names=["--digits", "digits.png was not made by this program"])
+    refused(tmp_path, SCRIPT, "--digits", "7", names=["--digits", "digits.png lacks this program's mark"])
 
 
 def test_grids_of_a_run_that_was_stopped_in_its_first_epoch_are_not_the_next_ones(tmp_path):
@@ -236,7 +236,7 @@ def test_grids_of_a_run_that_was_stopped_in_its_first_epoch_are_not_the_next_one
     resumed = run(SCRIPT, *words, tmp_path)
     assert resumed.returncode == 0 and sorted(os.listdir(tmp_path / "images")) == ["0.png", "4.png", "6.png"]
     _, line = resumed.stderr.splitlines()  # and the page leaves it out
-    assert line.endswith("6.png: was not made by this program, and is not replaced. The run goes on.")
+    assert "6.png: lacks this program's mark" in line and line.endswith("is not replaced. The run goes on.")
 
 
 def test_a_page_that_cannot_be_written_costs_no_run(tmp_path):

@@ -10,7 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from support.saved.paths import MARK, atomic_write, is_own_picture
 
-NOT_OURS = "was not made by this program, and is not replaced"
+NOT_OURS = "lacks this program's mark, as pictures of its earlier versions do, and is not replaced"
 GAP = 2  # pixels between two digits
 
 

@@ -80,8 +80,10 @@ def resume(parser, opt, argv):
         parser.set_defaults(output_dir=os.path.relpath(run))
     parser.source = path  # of whatever is wrong now: argv was right before
     config = latest(log, "config")
-    if isinstance(config.get("inception_weights"), str):
-        config["inception_weights"] = Unread(config["inception_weights"])
+    for name in ("inception_weights", "classifier"):
+        value = config.get(name)
+        if isinstance(value, str) and (name == "inception_weights" or not os.path.exists(value)):
+            config[name] = Unread(value)
     opt = parser.parse_args(argv, config)
     parser.source = None
     opt.resume, opt.resume_version = path, version
@@ -137,10 +139,11 @@ def describe_generator(path):
 
 def describe_better(opt):
     """Returns a second line that names the run's best generator if its last epoch's has drawn and is another, or ""."""
-    last, best = checkpoint_path(opt.output_dir), best_path(opt.output_dir)
-    if generator_path(opt) == last:
+    last = generator_path(opt)
+    best = os.path.join(os.path.dirname(last), os.path.basename(best_path("")))
+    if os.path.basename(last) == os.path.basename(checkpoint_path("")):
         with contextlib.suppress(ValueError):  # there is none
-            if read_scores(best)["epoch"] != read_scores(last)["epoch"]:
+            if read_scores(best).get("epoch") not in (None, read_scores(last).get("epoch")):
                 return f"\nThe best of this run draws with --resume {shlex.quote(best)}: {describe_generator(best)}."
     return ""
 
@@ -151,6 +154,8 @@ def check_export(parser, opt, argv):
     Ends the program if there is no generator to draw with, or if the images have no place to go.
     """
     path, flag = generator_path(opt), "export" if opt.export else "npz"
+    if PROCESSES > 1:
+        parser.error(f"argument --{flag}: one process writes the images: start it without mpirun")
     if opt.digits:
         parser.error(f"argument --digits: draws one picture, --{flag} single images: ask for one of them")
     try:
@@ -217,7 +222,8 @@ def check_training_flags(parser, opt, checkpoint):
         parser.error(f"argument --data_root: the run in {opt.resume} was trained on other images")
     if checkpoint and checkpoint["log"].get("data", facts.checksums()) != facts.checksums():  # older logs have none
         parser.error(f"argument --data_root: the run in {opt.resume} was scored on other test images")
-    if opt.classifier and read_classifier(opt.classifier)["data"] != facts.sha256:
+    known = opt.classifier and not isinstance(opt.classifier, Unread)
+    if known and read_classifier(opt.classifier)["data"] != facts.sha256:
         parser.error(f"argument --classifier: {opt.classifier} was trained on other images")
     if opt.n_classes is None:
         opt.n_classes = opt.config["n_classes"] = facts.n_labels

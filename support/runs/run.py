@@ -31,7 +31,7 @@ from support.pages.page import write_page
 from support.runs import process
 from support.runs.resume import goes_on_in_place
 from support.saved import checkpoint, kept
-from support.saved.log import NOT_DRAWN, is_number, read_log, run_name, save_log
+from support.saved.log import NOT_DRAWN, is_number, read_log, run_name, save_log, save_table
 from support.saved.paths import PROJECT, clear_grids, clear_run, grid_path, log_path, make_folders, page_path
 
 PROGRESS_INTERVAL = 50  # batches between two lines of progress (report: every 50 batches)
@@ -297,9 +297,11 @@ class Run:
         saved = folder, self.networks, self.optimizers, layers, self.epochs_done, log, self.facts.sha256
         process.insist(folder, lambda: checkpoint.save_checkpoint(*saved))
         process.insist(folder, lambda: save_log(folder, log))
+        process.attempt(folder, save_table, folder, log)
 
     def keep_generator(self):
-        kept.keep_generator(self.opt.output_dir, self.log, self.epochs_done, self.opt.keep)
+        folder = self.opt.output_dir
+        process.attempt(folder, kept.keep_generator, folder, self.log, self.epochs_done, self.opt.keep)
 
     def page_layers(self):
         """Returns {network: what a page may compute of it, or why it cannot}, after a try on two inputs."""
@@ -329,8 +331,12 @@ class Run:
         if evaluated and (last or self.page_seconds < PAGE_SHARE * (start - self.evaluated_at)):
             folder, problems = self.opt.output_dir, []
             path = log_path(folder)
-            runs = {run_name(folder): (path, read_log(path))}
-            process.attempt(folder, lambda: problems.extend(write_page(page_path(folder), runs)))
+
+            def write():
+                runs = {run_name(folder): (path, read_log(path))}
+                problems.extend(write_page(page_path(folder), runs))
+
+            process.attempt(folder, write)
             for problem in problems:
                 if problem not in self.problems:
                     print(problem, file=sys.stderr)

@@ -122,10 +122,15 @@ def read_log(path):
 
 
 def save_log(output_dir, log):
-    """Writes `log` (dictionaries, lists, strings, finite numbers) as JSON, and its table beside it; raises OSError."""
+    """Writes `log` (dictionaries, lists, strings, finite numbers) as JSON; raises OSError."""
     text = json.dumps(log, indent=1, allow_nan=False, default=str) + "\n"
     atomic_write(log_path(output_dir), lambda file: file.write(text.encode()))
-    atomic_write(table_path(output_dir), lambda file: file.write(table_of(log).encode()))
+
+
+def save_table(output_dir, log):
+    """Writes a log's numbers as a table, results/log.csv; raises OSError."""
+    text = table_of(log).encode(errors="backslashreplace")  # a path need not be text
+    atomic_write(table_path(output_dir), lambda file: file.write(text))
 
 
 def columns(values, prefix=""):
