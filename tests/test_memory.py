@@ -18,14 +18,14 @@ PR_SET_THP_DISABLE = 41  # prctl(2)
 
 def train_watched(folder):
     """Trains 60 short epochs; prints the resident memory after each, in bytes, and the largest."""
-    save = Run.save
+    end_epoch = Run.end_epoch
 
-    def save_watched(run):
-        save(run)
+    def end_watched(run, due):
+        end_epoch(run, due)
         print("resident", memory("RssAnon"))  # without the pages of files, which the machine takes back at times
 
     ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)  # large pages come and go with the machine's other work
-    Run.save = save_watched
+    Run.end_epoch = end_watched
     cgan.train(cgan.parse_flags(["--n_epochs", "60", "--max_batches", "20", "--output_dir", folder]))
     print("peak", memory("VmHWM"))
 
