@@ -118,7 +118,7 @@ def test_discriminators_stack(n):
 @pytest.mark.parametrize("network", ["generator", "discriminator"])
 def test_the_reports_networks_in_double_precision(network):
     """What they compute differs by rounding alone from the same formulas in double precision."""
-    opt, rng = cgan.flag_parser().parse_args([]), np.random.default_rng(0)
+    opt, rng = cgan.parse_flags([]), np.random.default_rng(0)
     model = (cgan.make_generator(opt) if network == "generator" else cgan.Discriminator(10, 32, 512)).model
     widths = [10, 100] if network == "generator" else [1024, 10]
     (stack,) = model.parts(widths)
@@ -345,7 +345,7 @@ def test_embedding_and_its_gradients():
 def train(steps, n=64):
     """Returns the losses of so many of cgan.py's steps on random images, and the discriminator's last layer."""
     jt.set_global_seed(0)
-    rng, opt = np.random.default_rng(0), cgan.flag_parser().parse_args([])
+    rng, opt = np.random.default_rng(0), cgan.parse_flags([])
     generator, discriminator = cgan.Generator(100, 10, 32), cgan.Discriminator(10, 32, 512)
     optimizers = [cgan.Adam(net.parameters(), lr=0.0002, betas=(0.5, 0.999)) for net in (generator, discriminator)]
     jt.sync_all()
