@@ -242,16 +242,18 @@ def main(opt):
         if source is None:
             return status
         features, size = measure(name, source, network, opt.batch_size)
+        features = features if features is None else checked(features)
         sets.append(features)
-        statistics.append(source if features is None else describe(checked(features)))
         if name == "real" and opt.save_stats:
             try:  # what was saved is used, so that the file gives the same value to the last digit
                 of = {"features": opt.features, "weights": network.weights, "size": size}
-                statistics[0] = save_statistics(opt.save_stats, features, **of)
+                statistics.append(save_statistics(opt.save_stats, features, **of))
                 print(f"wrote {opt.save_stats}")
+                continue
             except OSError as error:
                 print(f"{opt.save_stats} cannot be written: {error.strerror or error}", file=sys.stderr)
                 status = 1
+        statistics.append(source if features is None else describe(features))
     counts = " and ".join(str(source.count or "unknown") for source in statistics)
     print(f"FID: {distance_of_statistics(*statistics):.4f} ({counts} images)")
     if any(features is None for features in sets):

@@ -141,10 +141,10 @@ class Evaluation:
 
         digit_fid: Fréchet distance to the test images, on the classifier's features; label_fid if they are no digits.
         label_accuracy, class_accuracy: how often the classifier, whose SHA-256 is classifier_sha256, reads the label
-        asked for, in all and by class.
+        asked for, in all and by class. {} without a classifier.
         """
         if not self.classifier:
-            return {self.label_fid: None, "label_accuracy": None}
+            return {}
         features, read = digit_classifier.read_labels(self.classifier, images)
         return {
             self.label_fid: self.fid.frechet_distance(features, self.test_features),
@@ -156,11 +156,11 @@ class Evaluation:
     def inception_scores(self, draw, epoch):
         """Returns the report's FID, and KID, of opt.fid_samples random test images against as many generated ones.
 
-        Both are None without Inception's weights, whose name is `inception` and whose SHA-256 is inception_sha256.
+        {} without Inception's weights, whose name is `inception` and whose SHA-256 is inception_sha256.
         """
         opt, rng = self.opt, stream(self.opt.seed, epoch, "inception")
         if not self.weights:
-            return {"fid": None, "kid": None, "fid_samples": opt.fid_samples}
+            return {}
         if not self.inception:  # here, as a failure costs these scores alone
             name, path = self.weights
             self.weights_facts = {"inception": name, "inception_sha256": sha256(path)}
@@ -177,6 +177,5 @@ class Evaluation:
         return {
             "fid": self.fid.frechet_distance(real, generated),
             "kid": self.fid.kernel_distance(real, generated),
-            "fid_samples": opt.fid_samples,
             **self.weights_facts,
         }

@@ -1,5 +1,7 @@
 """Inception-v3, the network whose features FID compares."""
 
+import os
+
 from support import inception_sources
 from support.device import jt, nn
 from support.inception_weights import read_weights
@@ -16,9 +18,11 @@ def load_inception(weights=None):
     weights: as inception_sources.find takes them. Those of the network of 2015 that FID was defined with get that
     network's pooling. Images enter it as in pytorch-fid (see fid.inception_features), not quite as in TensorFlow in
     2015: there, x in [0, 255] became (x - 128) / 128, in [-1, 0.992], and the bilinear resizing read pixel i * H / 299
-    for pixel i, without half-pixel centres. Raises OSError if there are no such weights.
+    for pixel i, without half-pixel centres. Raises OSError if there are no such weights, ValueError that names a file
+    and what is wrong with it.
     """
-    _, path = inception_sources.find(weights, jt.compiler.ck_path)
+    # A path that find_weights returned was read and checked a moment ago
+    path = weights if os.path.isabs(weights or "") else inception_sources.find(weights, jt.compiler.ck_path)[1]
     arrays, original = read_weights(path)
     model = jt.models.inception_v3(aux_logits=False)
     model.fc = nn.Identity()

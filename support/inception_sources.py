@@ -15,8 +15,8 @@ import time
 import urllib.request
 import zipfile
 
+from support.flags import DEFAULT
 from support.inception_weights import (
-    DEFAULT,
     JITTOR,
     NONE,
     ORIGINAL,

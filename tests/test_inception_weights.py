@@ -25,9 +25,10 @@ from hypothesis import given, settings
 
 from support import inception_sources, inception_weights
 from support.device import jt
+from support.flags import DEFAULT
 from support.inception import find_weights
 from support.inception_sources import find
-from support.inception_weights import DEFAULT, JITTOR, NONE, ORIGINAL, read_weights
+from support.inception_weights import JITTOR, NONE, ORIGINAL, read_weights
 
 FIRST, LAYER = "Conv2d_1a_3x3.conv.weight", "Conv2d_1a_3x3.bn"
 SHAPES = {FIRST: [2, 3, 3, 3], **{f"{LAYER}.{part}": [2] for part in ("weight", "bias", "running_mean", "running_var")}}

@@ -3,7 +3,6 @@
 import os
 import sys
 import tempfile
-import zipfile
 from functools import partial
 
 import numpy as np
@@ -32,8 +31,7 @@ def export(opt, generator, draw):
         if opt.export:
             write_folder(opt.export, parts(opt.seed, epoch, generator, draw, n), read_generator(path)[0]["labels"], n)
         if opt.npz:
-            shape = (n * generator.n_classes, generator.img_size, generator.img_size)
-            write_arrays(opt.npz, parts(opt.seed, epoch, generator, draw, n), generator.n_classes, shape)
+            write_arrays(opt.npz, parts(opt.seed, epoch, generator, draw, n), generator.n_classes)
     except KeyboardInterrupt:
         print("\nCtrl-C: stopped; what was not finished is taken away.", file=sys.stderr)
         sys.exit(130)
@@ -75,18 +73,8 @@ def write_folder(folder, images, names, n):
             os.rmdir(folder)
 
 
-def write_arrays(path, images, n_classes, shape):
-    """Writes what `parts` yields as an .npz: images, uint8 of the shape (N, S, S), and labels (N,)."""
-
-    def write(file):  # numpy.savez would need all images at once
-        with zipfile.ZipFile(file, "w") as archive:
-            with archive.open("images.npy", "w", force_zip64=True) as member:
-                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(member, header)
-                for part in images:
-                    member.write(part.tobytes())
-            with archive.open("labels.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.arange(shape[0]) % n_classes)
-
+def write_arrays(path, images, n_classes):
+    """Writes what `parts` yields as an .npz: images, uint8 (N, S, S), and labels (N,)."""
+    images = np.concatenate(list(images))
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    atomic_write(path, write)
+    atomic_write(path, lambda file: np.savez(file, images=images, labels=np.arange(len(images)) % n_classes))

@@ -9,7 +9,6 @@ import numpy as np
 
 from support import idx, limits
 from support.flags import file_for, whole_path
-from support.inception_weights import DEFAULT
 from support.mpi import PROCESSES
 from support.pages.pictures import NOT_OURS, labels_of
 from support.saved.checkpoint import latest, read_checkpoint, read_generator, read_scores
@@ -47,8 +46,6 @@ def read_flags(parser, argv=None):
         parser.error("argument --n: is how many images --export and --npz write; epochs are --n_epochs")
     if opt.resume is not None and not opt.digits:
         opt, checkpoint = resume(parser, opt, argv)
-    if opt.inception_weights == DEFAULT:
-        opt.inception_weights = opt.config["inception_weights"] = None
     check_folders(parser, opt.output_dir)
     if opt.digits:
         check_digits(parser, opt)

@@ -263,13 +263,14 @@ class Run:
             return
         if due:
             self.log_scores({})  # an evaluation without scores, as it is found on a resume if this one is cut off
-        self.save()
+        layers = self.page_layers()
+        self.save(layers)
         if due:
             scores = {"fid": None}
             with null_if_it_fails(f"epoch {self.epoch}: the evaluation"):
                 scores = self.evaluate(self.networks, self.epoch)
             self.log_scores(scores)
-            self.save()
+            self.save(layers)
         self.keep_generator()
         self.write_page()
 
@@ -290,10 +291,9 @@ class Run:
         if shown:
             self.say(" ".join(f"[{name}: {value}]" for name, value in shown.items()))
 
-    def save(self):
-        """Writes checkpoint and log; raises FloatingPointError if a parameter is not finite."""
+    def save(self, layers):
+        """Writes checkpoint and log; raises FloatingPointError if a parameter is not finite. layers: of page_layers."""
         folder, log = self.opt.output_dir, self.log
-        layers = self.page_layers()
         saved = folder, self.networks, self.optimizers, layers, self.epochs_done, log, self.facts.sha256
         process.insist(folder, lambda: checkpoint.save_checkpoint(*saved))
         process.insist(folder, lambda: save_log(folder, log))

@@ -16,10 +16,10 @@ def keep_generator(output_dir, log, epoch, every):
     """
     due = [best_path(output_dir)] if best_epoch(log) == epoch else []
     due += [kept_path(output_dir, epoch)] if every and epoch % every == 0 else []
+    saved = read_checkpoint(checkpoint_path(output_dir)) if due else None
     for path in due:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        # Not in float16, which ends at 65504: the numbers are the checkpoint's own
-        save_generator(path, read_checkpoint(checkpoint_path(output_dir)), np.float32)
+        save_generator(path, saved, np.float32)  # not in float16, which ends at 65504: the checkpoint's own numbers
 
 
 def bring_best(log, epoch, source, output_dir):
