@@ -200,6 +200,8 @@ def draw(path, panels, xlabel):
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_formatter(NullFormatter())
         elif lowest >= 0:
+            axes.update_datalim([(0, 0)], updatex=False)  # so that the margin above is one of the whole height
+            axes.autoscale_view()
             axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
         axes.grid(alpha=0.3)
