@@ -1,5 +1,6 @@
 """What the scripts lean on, and a reader of the experiment may skip. Nothing here imports a script.
 
+system.py               what the programs need of the machine, and the command that brings what is missing
 device.py               the only door to Jittor: jt and nn
 patches.py              Jittor's own sources, mended as they are loaded
 mpi.py                  this process among those that mpirun started
@@ -21,13 +22,12 @@ Flags are checked before Jittor is imported, which compiles for minutes the firs
 """
 
 import os
-import sys
 
+from support import system
 from support.limits import cores
 
-if not (3, 8) <= sys.version_info[:2] <= (3, 13):
-    sys.exit(
-        f"This is Python {sys.version_info[0]}.{sys.version_info[1]}; Jittor, on NumPy 1, needs Python 3.8 to 3.13, "
-        "which uv (uv venv --seed --python 3.12 .venv) or conda (conda create -n cgan python=3.12) brings."
-    )
+system.check_python()
+system.hide_warnings()
+system.prefer_newest_libstdcxx()
+system.check_packages()
 os.environ.setdefault("OMP_NUM_THREADS", str(cores()))  # NumPy and Jittor, imported later, would count the machine's

@@ -1,10 +1,10 @@
 """The only door to Jittor, on the device that this machine can really run: `from support.device import jt, nn`.
 
-A bare `import jittor` dies if there is nvcc but no CUDA runtime or no GPU, and in a virtual environment of a Python
-whose `python3.X-config` is not in /usr/bin. Environment variables that Jittor reads at its import settle both:
+A bare `import jittor` dies if there is nvcc but no CUDA runtime or no GPU. Environment variables that Jittor reads at
+its import settle that:
 
     nvcc_path           the empty string keeps Jittor on the CPU; otherwise CUDA's compiler, looked for if not set
-    python_config_path  where the interpreter's python3.X-config is
+    cc_flags            what g++ 15 and later mind in Jittor's sources: a header, and a warning that became an error
     cache_name          a cache of this project's own: a plain Jittor program has other settings, and in a common one
                         each would compile Jittor anew after the other
     use_mpi             0 outside mpirun: Jittor's MPI support is neither compiled nor loaded
@@ -35,15 +35,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import threading
 import zlib
 
-from support import limits
+from support import limits, system
 from support.patches import MendingFinder, share_headers
 from support.saved.paths import PROJECT
 
-PREREQUISITES = "sudo apt install g++ python3-dev"
 NVCC_PLACES = ["/usr/local/cuda/bin/nvcc", "/usr/bin/nvcc", "/opt/cuda/bin/nvcc"]  # where Jittor looks, after PATH
 GPU_WORKS = 42  # an exit status that Jittor itself does not end with
 say = functools.partial(print, file=sys.stderr, flush=True)
@@ -94,8 +92,6 @@ def prepare_cuda(utils):
     zeros = dict.fromkeys(("use_cutlass", "use_cutt", "FIX_TORCH_ERROR", "NVIDIA_TF32_OVERRIDE"), "0")
     for name, value in {**zeros, "use_parallel_op_compiler": cores}.items():
         os.environ.setdefault(name, value)
-    if MendingFinder not in sys.meta_path:
-        sys.meta_path.insert(0, MendingFinder)
     if utils.cc_type == "g++":
         share_headers(utils)
 
@@ -159,26 +155,6 @@ def renew_curand(seed):
     library.curandSetPseudoRandomGeneratorSeed(generator, ctypes.c_ulonglong(seed))
 
 
-def check_compiler():
-    """Ends the program with one sentence if Jittor could not compile its kernels."""
-    compiler = os.environ.get("cc_path", "clang++" if sys.platform == "darwin" else "g++")
-    header = os.path.join(sysconfig.get_path("include"), "Python.h")
-    name = f"python3.{sys.version_info.minor}-config"
-    folders = [os.path.dirname(sys.executable), os.path.join(sys.base_prefix, "bin"), "/usr/bin", "/usr/local/bin"]
-    configs = [path for path in (os.path.join(folder, name) for folder in folders) if os.path.isfile(path)]
-    missing = None
-    if not shutil.which(compiler):
-        missing = f"a C++ compiler ({compiler})"
-    elif not os.path.isfile(header) or not (configs or "python_config_path" in os.environ):
-        missing = f"the headers of Python {sys.version_info.major}.{sys.version_info.minor}"
-    if missing:
-        sys.exit(
-            f"Jittor compiles its kernels and needs {missing}, not found here; on Debian or Ubuntu: {PREREQUISITES}"
-        )
-    if configs:
-        os.environ.setdefault("python_config_path", configs[0])
-
-
 def hide_space(jittor, folder):
     """Gives Jittor a link in `folder` to a virtual environment whose path has a space.
 
@@ -231,10 +207,11 @@ def import_jittor():
     """
     if "jittor" in sys.modules:
         return sys.modules["jittor"]
-    check_compiler()
-    os.environ.setdefault("cache_name", "cgan1")  # another number if patches.py compiles in another way
+    system.check_compiler()
+    os.environ.setdefault("cache_name", "cgan2")  # another number if patches.py compiles in another way
     os.environ["use_mpi"] = "1" if "OMPI_COMM_WORLD_SIZE" in os.environ else "0"
     os.environ.setdefault("log_silent", "1")
+    os.environ.setdefault("cc_flags", "-includecstdint -Wno-template-body")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if os.environ.get("nvcc_path") != "":
         nvcc = find_nvcc() if count_gpus() else ""
@@ -287,8 +264,7 @@ def import_jittor():
     return jittor
 
 
-if sys.version_info >= (3, 13):
-    sys.meta_path.insert(0, MendingFinder)
+sys.meta_path.insert(0, MendingFinder)
 if __name__ == "__main__":
     probe()
 else:

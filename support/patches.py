@@ -7,13 +7,28 @@ import importlib.util
 import os
 import shlex
 import subprocess
+from pathlib import Path
 
 from support.saved.paths import write_if_new
 
 # What is replaced in Jittor's modules: {module: [(before, after), ...]}; each `before` is there once.
 MENDS = {
     # Since Python 3.13 locals() no longer has what exec("import name") brought in; sys.modules always had it.
-    "jittor_utils": [(b"mod = locals()[hash]", b"mod = sys.modules[hash]")],
+    "jittor_utils": [
+        (b"mod = locals()[hash]", b"mod = sys.modules[hash]"),
+        # Since Python 3.14 a pool's processes are not forked: each would import the program, and so Jittor, and wait
+        (b"p = Pool(pool_size,", b'p = mp.get_context("fork").Pool(pool_size,'),
+        # A cache's name has the versions of Jittor, Python and the compiler, and the processor; not the host and its
+        # kernel, which are new in every container
+        (b"osv = platform.platform() + platform.node()", b"osv = sys.modules['support.system'].processor()"),
+        (b"cpuv = get_cpu_version()", b"cpuv = platform.machine()"),
+        # Python knows itself where its headers are; python3.X-config, which need not be there, is not asked
+        (
+            b"_py3_include_path = None\n_py3_extension_suffix = None",
+            b"import sysconfig\n_py3_include_path = '-I\"' + sysconfig.get_path('include') + '\"'\n"
+            b"_py3_extension_suffix = sysconfig.get_config_var('EXT_SUFFIX')",
+        ),
+    ],
     # If there is no nvcc, or another than Jittor would install, nothing is downloaded.
     "jittor_utils.install_cuda": [(b"def install_cuda():\n", b"def install_cuda():\n    return None\n")],
     "jittor.compiler": [
@@ -47,6 +62,7 @@ MENDS = {
 }
 # All that Jittor's kernels take from npp.h, a header that a toolkit may lack.
 NPP = {"32U": "4294967295U", "32S": "2147483647", "64U": "18446744073709551615ULL", "64S": "9223372036854775807LL"}
+NUMPY_2 = Path(__file__).with_name("numpy2.h")
 # What most of Jittor's own sources include; none of them minds the others' headers.
 SHARED_HEADERS = ["op.h", "var.h", "var_holder.h", "executor.h", "ops/op_register.h", "pyjt/py_converter.h"]
 LONGEST = "pyjt_jit_op_maker.cc"  # takes as long as twenty others: begun last, it would keep one core alone busy
@@ -113,6 +129,7 @@ def share_headers(utils):
         # A fifth less time than with -O2, and no step takes longer: kernels are compiled apart, with -Ofast
         cmds = [cmd.replace(" -O2 ", " -O1 ") for cmd in cmds if cmd not in nvcc]
         with open(header, "w") as file:
+            file.write(NUMPY_2.read_text())
             file.writelines(f'#include "{name}"\n' for name in SHARED_HEADERS)
         try:
             if not glob.glob(os.path.join(glob.escape(cache_path), "jittor_core*.so")):
