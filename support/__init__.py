@@ -2,7 +2,8 @@
 
 system.py               what the programs need of the machine, and the command that brings what is missing
 device.py               the only door to Jittor: jt and nn
-patches.py              Jittor's own sources, mended as they are loaded
+patches.py              Jittor's own sources, mended as they are loaded;  numpy2.h  so that they take NumPy 2's arrays;
+                        jittor_numpy2/  has pip install Jittor beside it
 mpi.py                  this process among those that mpirun started
 limits.py               how much memory and how many cores this process may use
 flags.py                command lines: types that check what is typed, and a parser

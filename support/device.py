@@ -92,8 +92,7 @@ def prepare_cuda(utils):
     zeros = dict.fromkeys(("use_cutlass", "use_cutt", "FIX_TORCH_ERROR", "NVIDIA_TF32_OVERRIDE"), "0")
     for name, value in {**zeros, "use_parallel_op_compiler": cores}.items():
         os.environ.setdefault(name, value)
-    if utils.cc_type == "g++":
-        share_headers(utils)
+    share_headers(utils)
 
 
 def why_not_cuda():
@@ -247,7 +246,7 @@ def import_jittor():
     jittor_utils.get_total_mem = limits.memory
     if os.environ["nvcc_path"]:
         prepare_cuda(jittor_utils)
-    elif jittor_utils.cc_type == "g++":
+    else:
         share_headers(jittor_utils)
     os.environ.setdefault("use_parallel_op_compiler", "0")
     try:

@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import sys
+import tarfile
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +16,7 @@ from conftest import ENVIRONMENT, ROOT, read_log, run
 
 from support import device, patches, system
 from support.device import jt as jittor
+from support.jittor_numpy2 import build_jittor
 
 FILES = [path.relative_to(ROOT) for folder in ("support", "benchmarks") for path in (ROOT / folder).rglob("[a-z]*.py")]
 MODULES = ["cgan", "fid", "plot_curves", *(".".join(path.with_suffix("").parts) for path in FILES)]
@@ -250,6 +253,26 @@ def test_arrays_come_and_go(dtype):
         changed = jittor.array(whole)
         changed[1] = whole.T[:, 2]
         assert (changed.numpy()[1] == whole[2]).all()
+
+
+def test_jittors_wheel_for_numpy_2_differs_in_its_pin_only(monkeypatch, tmp_path):
+    """And the Jittor that is installed here has the pin, or not, as the Python asks."""
+    setup = 'setup(install_requires=["numpy<2.0", "tqdm"])'
+    (tmp_path / "jittor-1/").mkdir()
+    (tmp_path / "jittor-1/setup.py").write_text(setup)
+
+    def download(command, check):
+        command[-2].mkdir()
+        with tarfile.open(command[-2] / "jittor-1.tar.gz", "w:gz") as tar:
+            tar.add(tmp_path / "jittor-1", "jittor-1")
+        assert command[-1] == "jittor==" + metadata.version("jittor")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(build_jittor.subprocess, "run", download)
+    monkeypatch.setitem(sys.modules, "setuptools", SimpleNamespace(build_meta=SimpleNamespace(build_wheel=os.listdir)))
+    assert build_jittor.build_wheel(str(tmp_path)) == os.listdir(tmp_path)
+    assert Path("setup.py").read_text() == setup.replace("<2.0", "")
+    assert ("numpy" in metadata.requires("jittor")) == (sys.version_info >= (3, 13))
 
 
 # For a process that must not compile: `import jittor` calls the function jittor() instead.
