@@ -128,6 +128,12 @@ def check_compiler():
         missing.append(f"the headers of Python {sys.version_info[0]}.{sys.version_info[1]} ({header})")
     if missing:
         sys.exit(f"Jittor compiles its kernels and needs {' and '.join(missing)}, not found here. {how_to_install()}")
+    newer = newer_libstdcxx(loaded_libstdcxx())
+    if newer:
+        sys.exit(
+            f"{loaded_libstdcxx()[0]} is loaded, so what Jittor compiles with a newer one cannot be. "
+            f"Put LD_PRELOAD={newer} before the command, or: conda install -c conda-forge libstdcxx-ng"
+        )
 
 
 def how_to_install():
@@ -160,9 +166,22 @@ def prefer_newest_libstdcxx():
     folders = [os.path.join(sys.base_prefix, "lib"), *os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)]
     others = [os.path.join(folder, "libstdc++.so.6") for folder in folders if folder]
     others = [path for path in others if os.path.isfile(path)]
-    own = others and compiler_says("-print-file-name=libstdc++.so.6")
-    if own and os.path.isfile(own) and any(symbols(own) - symbols(path) for path in others):
-        ctypes.CDLL(own)
+    newer = others and not loaded_libstdcxx() and newer_libstdcxx(others)
+    if newer:
+        ctypes.CDLL(newer)
+
+
+def loaded_libstdcxx():
+    """Returns [the path of the libstdc++ that this process has], empty if it has none."""
+    with open("/proc/self/maps") as file:
+        return re.findall(r"/\S*/libstdc\+\+\.so\S*", file.read())[:1]
+
+
+def newer_libstdcxx(paths):
+    """Returns the path of the compiler's libstdc++ if one of those in `paths` lacks symbols of it, else ""."""
+    own = os.path.realpath(compiler_says("-print-file-name=libstdc++.so.6"))
+    others = [path for path in paths if os.path.isfile(own) and not os.path.samefile(path, own)]
+    return own if any(symbols(own) - symbols(path) for path in others) else ""
 
 
 def symbols(path):

@@ -229,10 +229,12 @@ def test_warnings_of_packages_stay_with_them(tmp_path):
 def test_a_libstdcxx_older_than_the_compilers(tmp_path):
     """As conda's: what Jittor compiled asks for symbols that it does not have."""
     library = (Path(system.compiler_says("-print-file-name=libstdc++.so.6"))).read_bytes()
-    (tmp_path / "libstdc++.so.6").write_bytes(re.sub(rb"GLIBCXX_3\.4\.2(\d)", rb"GLIBCXX_3.4.7\1", library))
+    (tmp_path / "libstdc++.so.6").write_bytes(re.sub(rb"GLIBCXX_3\.4\.29", rb"GLIBCXX_3.4.79", library))
     code = "from support.device import jt; print(jt.ones(3).sum().item())"
     process = run("-c", code, LD_LIBRARY_PATH=str(tmp_path))
     assert process.stdout == "3.0\n", process.stderr
+    late = run("-c", f"import ctypes; ctypes.CDLL('libstdc++.so.6'); {code}", LD_LIBRARY_PATH=str(tmp_path))
+    assert late.returncode == 1 and late.stderr.count("\n") == 1 and "LD_PRELOAD=/" in late.stderr
 
 
 @pytest.mark.parametrize(
