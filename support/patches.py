@@ -7,6 +7,7 @@ import importlib.util
 import os
 import shlex
 import subprocess
+import zlib
 from pathlib import Path
 
 from support.saved.paths import write_if_new
@@ -69,13 +70,22 @@ LONGEST = "pyjt_jit_op_maker.cc"  # takes as long as twenty others: begun last, 
 
 
 class MendingLoader(importlib.machinery.SourceFileLoader):
-    """Loads a module of Jittor with its MENDS; its file stays as it is."""
+    """Loads a module of Jittor with its MENDS; its file stays as it is, and so does what Python compiled of it."""
 
-    def get_code(self, fullname):
-        source = self.get_data(self.path)
-        for before, after in MENDS[fullname]:
-            source = source.replace(before, after)
-        return compile(source, self.path, "exec", dont_inherit=True)
+    def source_to_code(self, data, path, **settings):
+        for before, after in MENDS[self.name]:
+            data = data.replace(before, after)
+        return super().source_to_code(data, path, **settings)
+
+    def own(self, path):
+        """Returns where Python keeps the compiled module, for the path where it would without MENDS."""
+        return path.replace(".pyc", f".mended-{zlib.crc32(repr(MENDS[self.name]).encode())}.pyc")
+
+    def get_data(self, path):
+        return super().get_data(self.own(path))
+
+    def set_data(self, path, data, **settings):
+        super().set_data(self.own(path), data, **settings)
 
 
 class MendingFinder:
