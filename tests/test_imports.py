@@ -329,7 +329,11 @@ def test_a_home_that_jittor_cannot_use_is_one_sentence(monkeypatch, tmp_path):
     home, writable = tmp_path / "home", tmp_path / "writable"
     home.write_text("")
     monkeypatch.delitem(ENVIRONMENT, "JITTOR_HOME", raising=False)
-    for env in ({"HOME": home}, {"HOME": writable, "JITTOR_HOME": home}, {"JITTOR_HOME": tmp_path / "my cache"}):
+    for env in (
+        {"HOME": home},
+        {"HOME": writable, "JITTOR_HOME": home},
+        {"HOME": writable, "JITTOR_HOME": tmp_path / "my cache"},
+    ):
         process = run("-c", "import support.device", **{name: str(path) for name, path in env.items()})
         assert process.returncode == 1 and process.stderr.count("\n") == 1, process.stderr
         assert process.stderr.startswith(str([*env.values()][-1])) and "JITTOR_HOME" in process.stderr
