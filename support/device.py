@@ -4,7 +4,6 @@ A bare `import jittor` dies if there is nvcc but no CUDA runtime or no GPU. Envi
 its import settle that:
 
     nvcc_path           the empty string keeps Jittor on the CPU; otherwise CUDA's compiler, looked for if not set
-    cc_flags            what g++ 15 and later mind in Jittor's sources: a header, and a warning that became an error
     cache_name          a cache of this project's own: a plain Jittor program has other settings, and in a common one
                         each would compile Jittor anew after the other
     use_mpi             0 outside mpirun: Jittor's MPI support is neither compiled nor loaded
@@ -92,7 +91,8 @@ def prepare_cuda(utils):
     zeros = dict.fromkeys(("use_cutlass", "use_cutt", "FIX_TORCH_ERROR", "NVIDIA_TF32_OVERRIDE"), "0")
     for name, value in {**zeros, "use_parallel_op_compiler": cores}.items():
         os.environ.setdefault(name, value)
-    share_headers(utils)
+    if utils.cc_type == "g++":
+        share_headers(utils)
 
 
 def why_not_cuda():
@@ -210,7 +210,6 @@ def import_jittor():
     os.environ.setdefault("cache_name", "cgan2")  # another number if patches.py compiles in another way
     os.environ["use_mpi"] = "1" if "OMPI_COMM_WORLD_SIZE" in os.environ else "0"
     os.environ.setdefault("log_silent", "1")
-    os.environ.setdefault("cc_flags", "-includecstdint -Wno-template-body")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if os.environ.get("nvcc_path") != "":
         nvcc = find_nvcc() if count_gpus() else ""
@@ -246,7 +245,7 @@ def import_jittor():
     jittor_utils.get_total_mem = limits.memory
     if os.environ["nvcc_path"]:
         prepare_cuda(jittor_utils)
-    else:
+    elif jittor_utils.cc_type == "g++":
         share_headers(jittor_utils)
     os.environ.setdefault("use_parallel_op_compiler", "0")
     try:

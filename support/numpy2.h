@@ -1,7 +1,8 @@
-// Read before Jittor's own sources, which know NumPy 1 only, so that they take NumPy 2's arrays as well as NumPy 1's.
+// Found by Jittor's sources as pyjt/numpy.h before their own, which knows NumPy 1 only: they take the arrays of both.
 // NumPy 2 has moved the size of an item in its descriptor of a type, PyArray_CopyInto in its table of functions, and
 // what PyArray_CastScalarToCtype reads of a descriptor.
-#include "pyjt/numpy.h"
+#pragma once
+#include_next "pyjt/numpy.h"
 
 namespace jittor {
 

@@ -8,7 +8,6 @@ import os
 import shlex
 import subprocess
 import zlib
-from pathlib import Path
 
 from support.saved.paths import write_if_new
 
@@ -33,6 +32,10 @@ MENDS = {
     # If there is no nvcc, or another than Jittor would install, nothing is downloaded.
     "jittor_utils.install_cuda": [(b"def install_cuda():\n", b"def install_cuda():\n    return None\n")],
     "jittor.compiler": [
+        (
+            b"# 3. User specified flags",
+            b"cc_flags += sys.modules['support.patches'].compiler_flags(jit_utils.cache_path)",
+        ),
         (b"mod = locals()[gen_name]", b"mod = sys.modules[gen_name]"),
         (
             b"is_cuda = has_cuda = 1",
@@ -63,7 +66,6 @@ MENDS = {
 }
 # All that Jittor's kernels take from npp.h, a header that a toolkit may lack.
 NPP = {"32U": "4294967295U", "32S": "2147483647", "64U": "18446744073709551615ULL", "64S": "9223372036854775807LL"}
-NUMPY_2 = Path(__file__).with_name("numpy2.h")
 # What most of Jittor's own sources include; none of them minds the others' headers.
 SHARED_HEADERS = ["op.h", "var.h", "var_holder.h", "executor.h", "ops/op_register.h", "pyjt/py_converter.h"]
 LONGEST = "pyjt_jit_op_maker.cc"  # takes as long as twenty others: begun last, it would keep one core alone busy
@@ -99,6 +101,18 @@ class MendingFinder:
         if spec:
             spec.loader = MendingLoader(fullname, spec.origin)
         return spec
+
+
+def compiler_flags(cache):
+    """Returns what Jittor's commands need beside its own flags: numpy2.h first, written into the folder `cache`.
+
+    And what g++ 15 and later mind: a header that Jittor's sources forget, and a warning that became an error.
+    """
+    folder = os.path.join(cache, "numpy2")
+    os.makedirs(os.path.join(folder, "pyjt"), exist_ok=True)
+    with open(os.path.join(os.path.dirname(__file__), "numpy2.h")) as file:
+        write_if_new(os.path.join(folder, "pyjt", "numpy.h"), file.read())
+    return f' -I"{folder}" -includecstdint -Wno-template-body '
 
 
 def cuda_flags(cache, version):
@@ -139,7 +153,6 @@ def share_headers(utils):
         # A fifth less time than with -O2, and no step takes longer: kernels are compiled apart, with -Ofast
         cmds = [cmd.replace(" -O2 ", " -O1 ") for cmd in cmds if cmd not in nvcc]
         with open(header, "w") as file:
-            file.write(NUMPY_2.read_text())
             file.writelines(f'#include "{name}"\n' for name in SHARED_HEADERS)
         try:
             if not glob.glob(os.path.join(glob.escape(cache_path), "jittor_core*.so")):

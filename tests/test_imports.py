@@ -382,8 +382,7 @@ def test_a_virtual_environment_whose_path_has_a_space(monkeypatch, tmp_path):
 def test_headers_are_precompiled_for_the_first_run_only(monkeypatch, tmp_path):
     """The commands are the same later, or Jittor would compile itself anew."""
     monkeypatch.setattr(patches, "SHARED_HEADERS", ["small.h"])
-    monkeypatch.setattr(patches, "NUMPY_2", tmp_path / "small.h")
-    (tmp_path / "small.h").write_text("inline int answer();\n")
+    (tmp_path / "small.h").write_text("inline int answer() { return 42; }\n")
     core, precompiled = tmp_path / "jittor_core.so", tmp_path / "shared.h.gch"
     seen = []
 
