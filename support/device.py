@@ -39,8 +39,8 @@ import sysconfig
 import threading
 import zlib
 
-from support import limits
-from support.patches import MendingFinder, share_headers
+from support import compile, limits
+from support.patches import MendingFinder
 from support.saved.paths import PROJECT
 
 PREREQUISITES = "sudo apt install g++ python3-dev"
@@ -94,10 +94,6 @@ def prepare_cuda(utils):
     zeros = dict.fromkeys(("use_cutlass", "use_cutt", "FIX_TORCH_ERROR", "NVIDIA_TF32_OVERRIDE"), "0")
     for name, value in {**zeros, "use_parallel_op_compiler": cores}.items():
         os.environ.setdefault(name, value)
-    if MendingFinder not in sys.meta_path:
-        sys.meta_path.insert(0, MendingFinder)
-    if utils.cc_type == "g++":
-        share_headers(utils)
 
 
 def why_not_cuda():
@@ -129,6 +125,7 @@ def probe():
     import jittor_utils
 
     prepare_cuda(jittor_utils)
+    compile.speed_up(jittor_utils)
     import jittor
 
     hide_space(jittor, jittor_utils.cache_path)
@@ -232,7 +229,7 @@ def import_jittor():
     if "jittor" in sys.modules:
         return sys.modules["jittor"]
     check_compiler()
-    os.environ.setdefault("cache_name", "cgan1")  # another number if patches.py compiles in another way
+    os.environ.setdefault("cache_name", "cgan2")  # another number if compile.py or patches.py do it in another way
     os.environ["use_mpi"] = "1" if "OMPI_COMM_WORLD_SIZE" in os.environ else "0"
     os.environ.setdefault("log_silent", "1")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -270,8 +267,7 @@ def import_jittor():
     jittor_utils.get_total_mem = limits.memory
     if os.environ["nvcc_path"]:
         prepare_cuda(jittor_utils)
-    elif jittor_utils.cc_type == "g++":
-        share_headers(jittor_utils)
+    compile.speed_up(jittor_utils)
     os.environ.setdefault("use_parallel_op_compiler", "0")
     try:
         # Jittor prints which helper archives it unpacks and how oneDNN's example runs
@@ -283,12 +279,12 @@ def import_jittor():
     except SystemExit:  # it compiled a part of itself anew that it had already loaded
         sys.exit("Jittor's settings have changed here, and it compiled itself anew: run the same command again.")
     hide_space(jittor, jittor_utils.cache_path)
+    compile.share_header(jittor)
     use_cuda(jittor)
     return jittor
 
 
-if sys.version_info >= (3, 13):
-    sys.meta_path.insert(0, MendingFinder)
+sys.meta_path.insert(0, MendingFinder)
 if __name__ == "__main__":
     probe()
 else:
