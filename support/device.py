@@ -255,7 +255,7 @@ def import_jittor():
             f"{jittor_utils.cache_path}: Jittor keeps its compiled code there, and cannot if the path has a space: "
             "set JITTOR_HOME to a folder without one."
         )
-    folder, what = "", "First run here: Jittor compiles itself and its kernels, once, for about 3 minutes on 2 cores"
+    folder, what = "", "First run here: Jittor compiles itself and its kernels, once, for 1 to 2 minutes on 2 cores"
     if os.environ["nvcc_path"]:
         folder, what = "cu[0-9]*", "Jittor is tried on the GPU: it compiles itself for it once, for about 2 minutes"
     if not glob.glob(os.path.join(glob.escape(jittor_utils.cache_path), folder, "jittor_core*.so")):
