@@ -49,11 +49,12 @@ KERNEL_HEADERS = """#define JIT 1
 #include "ops/unary_op.h"
 """
 # In place of Python with Jittor's asm_tuner.py, whose path comes first: that has g++ write assembly for debugging, and
-# edits it if an option asks for it that nothing here sets.
+# edits it if an option asks for it that nothing here sets. Where g++ cannot map its own header into memory, as older
+# ones now and then in a container, it goes without.
 KERNEL_SCRIPT = """shift
 compiler=${{1#--cc_path=}}
 shift
-exec "$compiler" -include "{header}" "$@" -w
+"$compiler" -include "{header}" "$@" -w 2>/dev/null || exec "$compiler" "$@" -w
 """
 
 
@@ -88,7 +89,8 @@ def core_sources(files, jittor, cache):
     """Returns what `join` does, and the source that Jittor brings compressed and would compile before all others."""
     path = os.path.join(cache, "gen", "data.cc")
     with gzip.open(os.path.join(jittor, "utils", "data.gz"), "rt", encoding="utf-8") as file:
-        write_if_new(path, f'#include "{jittor}/src/utils/vdp"\n{file.read()}')
+        # Each step's graph is built there: as Jittor compiles it, so that no step gets longer
+        write_if_new(path, f'#pragma GCC optimize("O2")\n#include "{jittor}/src/utils/vdp"\n{file.read()}')
     return [*join(files, jittor, cache), path]
 
 

@@ -286,6 +286,9 @@ def test_kernels_share_a_header(tmp_path):
     command = f'{flags.python_path} asm_tuner.py --cc_path="g++" "{tmp_path}/kernel.cc" -o "{tmp_path}/kernel.so"'
     subprocess.run(command, shell=True, check=True)
     subprocess.run([tmp_path / "kernel.so"], check=True)
+    (tmp_path / "kernel.cc").write_text("int main() {}\n")
+    (tmp_path / "kernels.h.gch").unlink()
+    subprocess.run(command, shell=True, check=True)  # without it
 
 
 @pytest.mark.parametrize("terminal, lines", [(False, 4), (True, 39)])
