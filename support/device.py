@@ -37,8 +37,8 @@ import sys
 import threading
 import zlib
 
-from support import limits, system
-from support.patches import MendingFinder, share_headers
+from support import compile, limits, system
+from support.patches import MendingFinder
 from support.saved.paths import PROJECT
 
 NVCC_PLACES = ["/usr/local/cuda/bin/nvcc", "/usr/bin/nvcc", "/opt/cuda/bin/nvcc"]  # where Jittor looks, after PATH
@@ -91,8 +91,6 @@ def prepare_cuda(utils):
     zeros = dict.fromkeys(("use_cutlass", "use_cutt", "FIX_TORCH_ERROR", "NVIDIA_TF32_OVERRIDE"), "0")
     for name, value in {**zeros, "use_parallel_op_compiler": cores}.items():
         os.environ.setdefault(name, value)
-    if utils.cc_type == "g++":
-        share_headers(utils)
 
 
 def why_not_cuda():
@@ -124,6 +122,7 @@ def probe():
     import jittor_utils
 
     prepare_cuda(jittor_utils)
+    compile.speed_up(jittor_utils)
     import jittor
 
     hide_space(jittor, jittor_utils.cache_path)
@@ -207,7 +206,7 @@ def import_jittor():
     if "jittor" in sys.modules:
         return sys.modules["jittor"]
     system.check_compiler()
-    os.environ.setdefault("cache_name", "cgan2")  # another number if patches.py compiles in another way
+    os.environ.setdefault("cache_name", "cgan2")  # another number if compile.py or patches.py do it in another way
     os.environ["use_mpi"] = "1" if "OMPI_COMM_WORLD_SIZE" in os.environ else "0"
     os.environ.setdefault("log_silent", "1")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -233,7 +232,7 @@ def import_jittor():
             f"{jittor_utils.cache_path}: Jittor keeps its compiled code there, and cannot if the path has a space: "
             "set JITTOR_HOME to a folder without one."
         )
-    folder, what = "", "First run here: Jittor compiles itself and its kernels, once, for about 3 minutes on 2 cores"
+    folder, what = "", "First run here: Jittor compiles itself and its kernels, once, for 1 to 2 minutes on 2 cores"
     if os.environ["nvcc_path"]:
         folder, what = "cu[0-9]*", "Jittor is tried on the GPU: it compiles itself for it once, for about 2 minutes"
     if not glob.glob(os.path.join(glob.escape(jittor_utils.cache_path), folder, "jittor_core*.so")):
@@ -245,8 +244,7 @@ def import_jittor():
     jittor_utils.get_total_mem = limits.memory
     if os.environ["nvcc_path"]:
         prepare_cuda(jittor_utils)
-    elif jittor_utils.cc_type == "g++":
-        share_headers(jittor_utils)
+    compile.speed_up(jittor_utils)
     os.environ.setdefault("use_parallel_op_compiler", "0")
     try:
         # Jittor prints which helper archives it unpacks and how oneDNN's example runs
@@ -258,6 +256,7 @@ def import_jittor():
     except SystemExit:  # it compiled a part of itself anew that it had already loaded
         sys.exit("Jittor's settings have changed here, and it compiled itself anew: run the same command again.")
     hide_space(jittor, jittor_utils.cache_path)
+    compile.share_header(jittor)
     use_cuda(jittor)
     return jittor
 

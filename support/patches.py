@@ -5,8 +5,6 @@ import glob
 import importlib.machinery
 import importlib.util
 import os
-import shlex
-import subprocess
 import zlib
 
 from support.saved.paths import write_if_new
@@ -37,6 +35,25 @@ MENDS = {
             b"cc_flags += sys.modules['support.patches'].compiler_flags(jit_utils.cache_path)",
         ),
         (b"mod = locals()[gen_name]", b"mod = sys.modules[gen_name]"),
+        # A fifth less time than with -O2, and no step takes longer: kernels are compiled apart, with -Ofast
+        (b'opt_flags += " -O2 "', b'opt_flags += " -O1 "'),
+        # Few large sources instead of 150; what stands first does so on every file system
+        (
+            b"    jit_utils_core_files = files\n",
+            b"    jit_utils_core_files = files\n"
+            b"    files = sys.modules['support.compile'].join(files, jittor_path, jit_utils.cache_path)\n",
+        ),
+        (
+            b"# recompile, generate cache key\n        compile(",
+            b"sys.modules['support.compile'].write_key(compile, ",
+        ),
+        (b"files2 = pyjt_gen_src", b"files2 = sorted(pyjt_gen_src)"),
+        (b"[ f[len(jittor_path)+1:] for f in files4 ]", b"sorted(f[len(jittor_path)+1:] for f in files4)"),
+        (
+            b'LOG.vv("compile order:", files)',
+            b"files = sys.modules['support.compile'].core_sources(files, jittor_path, cache_path)",
+        ),
+        (b'if os.environ.get("use_data_gz", "1") == "0":', b"if True:  # it is among the sources"),
         (
             b"is_cuda = has_cuda = 1",
             b"is_cuda = has_cuda = 1\n"
@@ -53,6 +70,15 @@ MENDS = {
         (b'f" -arch=compute_{min(archs)} "', b'f" -arch=compute_{min(archs)} -code=compute_{min(archs)} "'),
     ],
     "jittor.compile_extern": [
+        # An example of oneDNN's, and a test, which are compiled to be run once, or never
+        (
+            b'else:\n            assert 0 == os.system(f"cd {dirname}/examples',
+            b'elif False:\n            assert 0 == os.system(f"cd {dirname}/examples',
+        ),
+        (
+            b"for name in os.listdir(mkl_op_dir)]",
+            b"for name in sorted(os.listdir(mkl_op_dir)) if name.startswith('mkl_') and 'test' not in name]",
+        ),
         (b"    for d in dirs:", b'    for d in [*dirs, jit_utils.cache_path + "/cuda"]:'),
         # cuDNN 9 has no _infer and _train libraries, and none of the functions that Jittor's recurrent layers call
         (b"for l in libs:", b'for l in libs * os.path.isfile(culib_path.replace("libcudnn", "libcudnn_ops_infer")):'),
@@ -66,9 +92,6 @@ MENDS = {
 }
 # All that Jittor's kernels take from npp.h, a header that a toolkit may lack.
 NPP = {"32U": "4294967295U", "32S": "2147483647", "64U": "18446744073709551615ULL", "64S": "9223372036854775807LL"}
-# What most of Jittor's own sources include; none of them minds the others' headers.
-SHARED_HEADERS = ["op.h", "var.h", "var_holder.h", "executor.h", "ops/op_register.h", "pyjt/py_converter.h"]
-LONGEST = "pyjt_jit_op_maker.cc"  # takes as long as twenty others: begun last, it would keep one core alone busy
 
 
 class MendingLoader(importlib.machinery.SourceFileLoader):
@@ -136,35 +159,3 @@ def cuda_flags(cache, version):
                     os.symlink(path, os.path.join(folder, link))
     # Two fields that cudaDeviceProp lost in CUDA 13, in functions that nobody calls
     return f" -I{folder} " + " -DcomputeMode=major -DclockRate=major " * (version >= 13)
-
-
-def share_headers(utils):
-    """When Jittor compiles itself, has g++ read SHARED_HEADERS once, not with each of 150 sources, and use -O1.
-
-    utils: the module jittor_utils. The precompiled header goes afterwards, as g++ would not see that it is outdated.
-    """
-    header = os.path.join(utils.cache_path, "shared.h")
-    compile_all = utils.run_cmds
-
-    def run_cmds(cmds, cache_path, jittor_path, msg=""):
-        if msg != "Compiling jittor_core":
-            return compile_all(cmds, cache_path, jittor_path, msg)
-        nvcc = [cmd for cmd in cmds if " -x cu " in cmd]
-        # A fifth less time than with -O2, and no step takes longer: kernels are compiled apart, with -Ofast
-        cmds = [cmd.replace(" -O2 ", " -O1 ") for cmd in cmds if cmd not in nvcc]
-        with open(header, "w") as file:
-            file.writelines(f'#include "{name}"\n' for name in SHARED_HEADERS)
-        try:
-            if not glob.glob(os.path.join(glob.escape(cache_path), "jittor_core*.so")):
-                compiler, _, *flags = shlex.split(cmds[0].split(" -c -o ")[0])
-                command = [compiler, "-x", "c++-header", header, *flags, "-o", f"{header}.gch"]
-                subprocess.run(command, capture_output=True)  # if it fails, the headers are read as text
-            # The same commands at every start: Jittor compiles anew what had another.
-            cmds = [cmd.replace(" -c -o ", f' -include"{header}" -c -o ') for cmd in cmds]
-            cmds.sort(key=lambda cmd: LONGEST not in cmd)
-            return compile_all(nvcc + cmds, cache_path, jittor_path, msg)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(f"{header}.gch")
-
-    utils.run_cmds = run_cmds

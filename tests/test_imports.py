@@ -3,7 +3,7 @@
 import ast
 import os
 import re
-import shutil
+import subprocess
 import sys
 import tarfile
 from importlib import metadata
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import ENVIRONMENT, ROOT, read_log, run
 
-from support import device, patches, system
+from support import compile, device, patches, system
 from support.device import jt as jittor
 from support.jittor_numpy2 import build_jittor
 
@@ -379,25 +379,64 @@ def test_a_virtual_environment_whose_path_has_a_space(monkeypatch, tmp_path):
     assert links[0] == links[1]
 
 
-def test_headers_are_precompiled_for_the_first_run_only(monkeypatch, tmp_path):
-    """The commands are the same later, or Jittor would compile itself anew."""
-    monkeypatch.setattr(patches, "SHARED_HEADERS", ["small.h"])
-    (tmp_path / "small.h").write_text("inline int answer() { return 42; }\n")
-    core, precompiled = tmp_path / "jittor_core.so", tmp_path / "shared.h.gch"
-    seen = []
+def test_jittors_sources_are_joined(tmp_path):
+    """Each stands in one of a few, in Jittor's order, with its own names; what g++ does not compile stays as it is."""
+    sources = {
+        "src/first.cc": "#define fill(a) a\nstatic int make_it = 1;\nint first() { return make_it; }\n",
+        "src/misc/cuda_flags.cc": "int use_cuda = 3;\n",
+        "src/second.cc": "#include <algorithm>\nstatic long make_it = 2;\nint second() { return make_it; }\n",
+        "src/test/test_it.cc": "#error is left out\n",
+        "src/third.cc": "constexpr int use_cuda = 0;\nint third() { return use_cuda; }\n" + "//\n" * compile.MOST_BYTES,
+        "src/fourth.cc": "int first(), second(), third(); extern int use_cuda;\n"
+        "int main() { return 100 * first() + 10 * second() + third() + use_cuda - 123; }\n",
+        "src/kernel.cu": "left as it is",
+    }
+    for name, text in sources.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "gen").mkdir()
+    *joined, cu = compile.join(list(sources), str(tmp_path), str(tmp_path))
+    names = [re.findall(r"(\w+)\.cc", Path(path).read_text()) for path in joined]
+    assert names == [["first", "second", "third"], ["fourth", "cuda_flags"]] and cu == str(tmp_path / "src/kernel.cu")
+    headers = [f"-I{system.sysconfig.get_path('include')}"]
+    subprocess.run(["g++", *joined, *headers, "-o", tmp_path / "program"], check=True)
+    subprocess.run([tmp_path / "program"], check=True)
 
-    def run_cmds(cmds, *args):
-        seen.append((cmds, precompiled.exists()))
 
-    utils = SimpleNamespace(cache_path=str(tmp_path), cc_path=shutil.which("g++"), run_cmds=run_cmds)
-    patches.share_headers(utils)
-    cmds = [
-        f'"{utils.cc_path}" "{name}.cc" -I"{tmp_path}" -O2  -c -o "{name}.o"' for name in ("a", "pyjt_jit_op_maker")
-    ]
-    nvcc = 'nvcc "c.cu" -O2 -x cu  -c -o "c.o"'  # left as it is
-    for message in ("Compiling jittor_core", "Compiling jittor_core", "Compiling mkl"):
-        utils.run_cmds([*cmds, nvcc], str(tmp_path), "", message)
-        assert not precompiled.exists()
-        core.touch()
-    shared = [cmd.replace("-O2", "-O1").replace(" -c", f' -include"{tmp_path}/shared.h" -c') for cmd in reversed(cmds)]
-    assert seen == [([nvcc, *shared], True), ([nvcc, *shared], False), ([*cmds, nvcc], False)]
+def test_jittor_is_made_of_joined_sources_and_knows_them_again(tmp_path):
+    """All that Jittor would compile by itself is in them; a later start compiles nothing."""
+    cache = Path(jittor.flags.cache_path)
+    names = [path.name for path in (cache / "obj_files").glob("*.cc.o") if "mkl_" not in path.name]
+    assert 5 < len(names) < 20 and all(name.startswith(("joined_", "data.", "jittor_mpi_", "mpi_")) for name in names)
+    assert (cache / "kernels.h.gch").stat().st_size > 1e6 and (cache / "kernels.h.gch.key").exists()
+    key = next(cache.glob("jit_utils_core*.key")).read_text()
+    assert key.startswith(f'"{jittor.flags.cc_path}"') and "joined_cache_compile.cc" in key
+    assert not hasattr(jittor.core, "tests") or not vars(jittor.core.tests)
+
+
+def test_kernels_share_a_header(tmp_path):
+    """The header that g++ has read already, without which nothing of this would compile."""
+    flags = SimpleNamespace(cache_path=str(tmp_path))
+    compile.share_header(SimpleNamespace(flags=flags))
+    (tmp_path / "kernels.h").write_text("#error was read again\n")
+    (tmp_path / "read.h").write_text("inline int answer() { return 42; }\n")
+    (tmp_path / "kernel.cc").write_text("int main() { return answer() - 42; }\n")
+    subprocess.run(["g++", "-x", "c++-header", tmp_path / "read.h", "-o", tmp_path / "kernels.h.gch"], check=True)
+    command = f'{flags.python_path} asm_tuner.py --cc_path="g++" "{tmp_path}/kernel.cc" -o "{tmp_path}/kernel.so"'
+    subprocess.run(command, shell=True, check=True)
+    subprocess.run([tmp_path / "kernel.so"], check=True)
+    (tmp_path / "kernel.cc").write_text("int main() {}\n")
+    (tmp_path / "kernels.h.gch").unlink()
+    subprocess.run(command, shell=True, check=True)  # without it
+
+
+@pytest.mark.parametrize("terminal, lines", [(False, 4), (True, 39)])
+def test_the_first_run_tells_how_far_it_is(monkeypatch, capsys, terminal, lines):
+    now = iter(range(0, 1000, 2))  # seconds, of which the first two pass without a word
+    monkeypatch.setattr(compile.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    progress = compile.Progress("Compiling jittor_core", 40)
+    for index in range(40):
+        progress.update(index)
+    said = capsys.readouterr().err
+    assert said.count("\n" if not terminal else "\r") + terminal == lines and said.endswith("Jittor: 40 of 40 parts\n")
