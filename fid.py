@@ -20,6 +20,11 @@ import os
 import sys
 from typing import Callable, NamedTuple
 
+from support import terminal
+
+if __name__ == "__main__":
+    terminal.take_over()
+
 import numpy as np
 from PIL import Image
 from scipy import linalg
@@ -58,7 +63,6 @@ def parse_flags(argv=None):
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are no text
     opt = parse_flags()  # before Jittor is imported: its first import compiles for minutes
 
 from support import digit_classifier

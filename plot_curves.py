@@ -16,6 +16,11 @@ import textwrap
 from itertools import groupby
 from unicodedata import east_asian_width
 
+from support import terminal
+
+if __name__ == "__main__":
+    terminal.take_over()
+
 import numpy as np
 
 from support.flags import Parser, log_file, typed_path
@@ -272,7 +277,6 @@ def main():
     where = "where the files go (default: beside the first log)"
     parser.add_argument("--output_dir", type=typed_path, recorded=False, help=where)
     opt = parser.parse_args()
-    sys.stdout.reconfigure(errors="backslashreplace")  # for paths that are not UTF-8
     names = short_names(opt.logs)
     try:
         logs = {path: read_log(path) for path in names}

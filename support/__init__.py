@@ -3,6 +3,7 @@
 device.py               the only door to Jittor: jt and nn
 patches.py              Jittor's own sources, mended as they are loaded
 mpi.py                  this process among those that mpirun started
+terminal.py             what a script owes the person who started it: whole lines, and one line at Ctrl-C
 limits.py               how much memory and how many cores this process may use
 flags.py                command lines: types that check what is typed, and a parser
 idx.py                  reads and checks data;  class_folders.py  those with a folder a class;  mnist.py  for Jittor

@@ -5,18 +5,20 @@ import platform
 import shutil
 import signal
 import subprocess
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, ROOT, command_of, read_log, refused, run, started
+from conftest import ENVIRONMENT, ROOT, command_of, handles, read_log, refused, run, started, wait_for
 from PIL import Image
 
+from support import terminal
 from support.pages.pictures import save_picture
 from support.runs import process
 from support.runs.resume import version_of
 from support.saved import paths
-from support.saved.paths import atomic_write, make_folders
+from support.saved.paths import REFERENCE_LOG, atomic_write, make_folders
 
 pytestmark = pytest.mark.slow
 SCRIPT = ROOT / "cgan.py"
@@ -105,7 +107,7 @@ def test_whatever_ends_a_write_leaves_what_was_there(tmp_path, error):
     path.write_text("old")
     with pytest.raises(error if isinstance(error, type) else OSError) as raised:
         atomic_write(str(path), fail)
-    assert os.listdir(tmp_path) == ["log"] and path.read_text() == "old" and not paths.UNFINISHED
+    assert os.listdir(tmp_path) == ["log"] and path.read_text() == "old" and not terminal.unfinished
     assert getattr(raised.value, "errno", None) is None or raised.value.filename == str(path)
 
 
@@ -125,9 +127,14 @@ def test_a_write_that_is_still_going_on_is_no_leftover(tmp_path):
     assert os.listdir(tmp_path / "results") == ["fid.png"]
 
 
+def opt_of(folder):
+    return SimpleNamespace(output_dir=folder, overwrite=False, resume=None, digits=None, export=None, npz=None)
+
+
 def test_ctrl_c_in_a_write_leaves_nothing(tmp_path):
     def write(folder):
-        process.start_run(SimpleNamespace(output_dir=folder, overwrite=False, resume=None))
+        terminal.take_over()
+        process.start_run(opt_of(folder))
         atomic_write(f"{folder}/results/log.json", lambda file: os.kill(os.getpid(), signal.SIGINT))
 
     child = os.fork()
@@ -137,13 +144,77 @@ def test_ctrl_c_in_a_write_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path / "results") == [".lock"]
 
 
+SCRIPTS = {
+    "cgan.py": ["--digits", "7"],
+    "fid.py": ["mnist", "mnist", "--features", "digits"],
+    "plot_curves.py": [REFERENCE_LOG, "--output_dir", "out"],
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_signal_at_any_moment_is_one_line_and_leaves_nothing_half_written(tmp_path, script):
+    """Also at the first imports, and Ctrl-C to all processes of the script, as a terminal sends it."""
+    settings = {"cwd": tmp_path, "text": True, "start_new_session": True, **PIPES}
+    for number, seconds in ((signal.SIGUSR1, 0), *((signal.SIGINT, 0.2 * i) for i in range(6))):
+        with started(ROOT / script, *SCRIPTS[script], **settings) as process:
+            wait_for(lambda: handles(process, signal.SIGUSR1) or process.poll() is not None)
+            time.sleep(seconds)
+            os.killpg(process.pid, number)
+            _, errors = process.communicate(timeout=20)
+        done = process.returncode in (0, -number)  # of the interpreter, which takes its time to end
+        name = {signal.SIGINT: "Ctrl-C"}.get(number, "SIGUSR1")
+        assert done or (process.returncode, errors) == (128 + number, f"\n{name}: stopped.\n")
+        assert not [path for path in tmp_path.rglob("*") if path.suffix not in ("", ".png", ".html")]
+
+
+def test_a_signal_ends_the_processes_that_a_script_has_started(tmp_path):
+    code = "from support import terminal; import os, subprocess; terminal.take_over(); "
+    code += "print(subprocess.Popen(['sleep', '99']).pid, flush=True); os.kill(os.getpid(), 15)"
+    process = run("-c", code)
+    assert process.returncode == 143 and process.stderr == "\nSIGTERM: stopped.\n"
+    assert not os.path.exists(f"/proc/{process.stdout.strip()}")
+
+
+# What differs in a notebook: its streams, and a thread in which no signal can be handled
+NOTEBOOK = """
+import builtins, io, sys, threading
+from support import terminal
+class Stream(io.TextIOBase):
+    def write(self, text): return sys.__stdout__.write(text)
+builtins.__IPYTHON__ = {ipython}
+sys.stdout = Stream()
+thread = threading.Thread(target=terminal.take_over)
+thread.start() if {thread} else terminal.take_over()
+import signal
+print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+
+
+@pytest.mark.parametrize("ipython, thread", [(True, False), (False, True)])
+def test_a_notebook_keeps_its_ctrl_c(ipython, thread):
+    code = NOTEBOOK.format(ipython=ipython, thread=thread)
+    process = run("-c", code if ipython else code.replace("builtins.__IPYTHON__ = False", ""))
+    assert (process.stdout, process.stderr) == ("True\n", "")
+
+
+def test_a_second_run_in_a_notebook_takes_over_the_folder_of_one_that_was_stopped(claimed):
+    assert process.lock_run(claimed) is None
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, FloatingPointError("epoch 1")])
+def test_what_ends_a_run_is_one_sentence_and_unlocks_its_folder(claimed, error):
+    with pytest.raises(SystemExit, match="Nothing is saved yet"), process.one_sentence(opt_of(claimed)):
+        raise error
+    assert not process.held
+
+
 @pytest.fixture
 def claimed(tmp_path):
     """A folder that this process has locked for a run."""
     folder = str(tmp_path / "run")
     assert process.lock_run(folder) is None
     yield folder
-    process.held.pop(folder).close()
+    process.let_go()
 
 
 def test_a_second_run_hears_who_holds_the_folder(claimed):
@@ -184,8 +255,8 @@ def test_a_checkpoint_that_another_run_has_gone_on_with_is_not_resumed(tmp_path,
     (tmp_path / "results").mkdir()
     path = tmp_path / "results" / "checkpoint.npz"
     path.write_text("epoch 5")
-    opt = SimpleNamespace(output_dir=str(tmp_path), overwrite=False, resume=str(path))
-    opt.resume_version = version_of(str(path))
+    opt = opt_of(str(tmp_path))
+    opt.resume, opt.resume_version = str(path), version_of(str(path))
     atomic_write(str(path), lambda file: file.write(b"epoch 6"))
     with pytest.raises(SystemExit):
         process.start_run(opt)
