@@ -35,7 +35,7 @@ def test_a_reader_that_ends_ends_the_run_with_its_last_epoch_saved(tmp_path):
         assert process.wait() == 1
     epoch = len(read_log(tmp_path / "run")["epochs"])
     assert line.startswith("Nobody reads the output any more. ") and f"Saved up to epoch {epoch} " in line
-    assert line.endswith("python cgan.py --resume --output_dir run")
+    assert line.endswith(f"to go on: python {SCRIPT} --resume --output_dir {tmp_path}/run")
 
 
 def test_a_path_that_is_no_text(tmp_path):
