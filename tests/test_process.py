@@ -197,6 +197,40 @@ def test_a_notebook_keeps_its_ctrl_c(ipython, thread):
     assert (process.stdout, process.stderr) == ("True\n", "")
 
 
+# Cells that follow those of the notebook: a run is stopped as its first epoch is saved, then another program takes over
+STOP = """import os, signal, sys, threading, time
+def stop():
+    while not os.path.exists("trial/stopped/results/log.json"): time.sleep(0.01)
+    os.killpg(0, signal.SIGINT)
+threading.Thread(target=stop).start()
+%run cgan.py --n_epochs 99 --max_batches 20 --inception_weights none --output_dir trial/stopped"""
+QUICK = "--overwrite --n_epochs 2 --max_batches 60 --inception_weights none"
+AFTER = [STOP, f"!{{sys.executable}} cgan.py {QUICK} --output_dir trial/stopped"]
+
+
+def test_the_notebook(tmp_path):
+    """It runs as it is shown; a run in it can be stopped; one by ! beside it shows its progress on one line."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    shown = nbformat.read(ROOT / "examples" / "cgan.ipynb", 4)
+    notebook = nbformat.from_dict(shown)
+    notebook.cells += map(nbformat.v4.new_code_cell, AFTER)
+    for cell in notebook.cells:
+        cell.source = cell.source.replace("trial", str(tmp_path))
+    settings = {"resources": {"metadata": {"path": str(ROOT / "examples")}}, "allow_errors": True, "timeout": 300}
+    nbclient.NotebookClient(notebook, kernel_name="python3", **settings).execute()
+    outputs = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
+
+    def pictures(cells):
+        return [sum("image/png" in part.get("data", ()) for part in cell) for cell in cells]
+
+    assert pictures(outputs[:-2]) == pictures(cell.outputs for cell in shown.cells if cell.cell_type == "code")
+    assert not [part for cell in outputs[:-2] for part in cell if part.output_type == "error"]
+    stopped = [part.evalue for part in outputs[-2] if part.output_type == "error"]
+    assert len(stopped) == 1 and stopped[0].startswith("Ctrl-C: stopped. Saved up to epoch ")
+    text = "".join(part.text for part in outputs[-1])
+    assert "Epoch 2/2" in text and text.count("\n") < 12 and "Done" in text, text
+
+
 def test_a_second_run_in_a_notebook_takes_over_the_folder_of_one_that_was_stopped(claimed):
     assert process.lock_run(claimed) is None
 

@@ -50,7 +50,9 @@ def lock_run(output_dir):
 def let_go():
     """Unlocks the folder of this process's run, which another one may then go on with."""
     while held:
-        held.popitem()[1].close()
+        _, lock = held.popitem()
+        with lock, contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_UN)  # closing alone does not: a process that compiles may hold it too
 
 
 def holds_lock(output_dir):
