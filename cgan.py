@@ -13,12 +13,12 @@ progress, log and checkpoint, is in support/runs/run.py; docs/report.md says wha
 docs/changing.md how to change something.
 """
 
-import os
-
 from support import terminal
 
 if __name__ == "__main__":
     terminal.take_over()  # of Ctrl-C, which may come while all this is imported
+
+import os
 
 from support import flags
 from support.inception_weights import weights_file

@@ -15,15 +15,15 @@ Smaller is more alike; 0 is reached by equal sets. The value depends on how many
     python fid.py real.npz generated_folder                     takes it instead of the images
 """
 
-import hashlib
-import os
-import sys
-from typing import Callable, NamedTuple
-
 from support import terminal
 
 if __name__ == "__main__":
     terminal.take_over()
+
+import hashlib
+import os
+import sys
+from typing import Callable, NamedTuple
 
 import numpy as np
 from PIL import Image

@@ -7,6 +7,11 @@ Runs that differ in nothing but the seed become one curve in the PNGs: their mea
 FIDs of other weights or of another number of images are curves of their own.
 """
 
+from support import terminal
+
+if __name__ == "__main__":
+    terminal.take_over()
+
 import json
 import math
 import os
@@ -15,11 +20,6 @@ import sys
 import textwrap
 from itertools import groupby
 from unicodedata import east_asian_width
-
-from support import terminal
-
-if __name__ == "__main__":
-    terminal.take_over()
 
 import numpy as np
 

@@ -24,6 +24,11 @@ Flags are checked before Jittor is imported, which compiles for minutes the firs
 import os
 import sys
 
+# Beside the scripts may lie a file of the user's such as random.py, in place of which NumPy wants Python's own
+if os.path.abspath(sys.path[0]) == os.path.dirname(os.path.dirname(os.path.abspath(__file__))):
+    packages = [i for i, path in enumerate(sys.path) if path.endswith("-packages")]
+    sys.path.insert(min(packages, default=len(sys.path)) - 1, sys.path.pop(0))
+
 from support.limits import cores
 
 if not (3, 8) <= sys.version_info[:2] <= (3, 13):

@@ -144,6 +144,19 @@ def test_ctrl_c_in_a_write_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path / "results") == [".lock"]
 
 
+def test_a_clone_whose_path_has_any_letters_and_a_file_named_as_one_of_pythons(tmp_path):
+    clone = tmp_path / "it's a (clone) & #1 100% $HOME 手写"
+    clone.mkdir()
+    for name in SCRIPTS:
+        shutil.copy(ROOT / name, clone)
+    for name in ("support", "results"):
+        os.symlink(ROOT / name, clone / name)
+    (clone / "random.py").write_text("raise SystemExit('the wrong random')")
+    for words in (["cgan.py", "--digits", "7"], ["plot_curves.py", "results/reference/log.json"]):
+        process = run(*words, "--output_dir", "out's (1) & #2 50% 输出", cwd=clone)
+        assert (process.returncode, process.stderr) == (0, ""), process.stderr
+
+
 SCRIPTS = {
     "cgan.py": ["--digits", "7"],
     "fid.py": ["mnist", "mnist", "--features", "digits"],
