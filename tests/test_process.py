@@ -1,5 +1,6 @@
 """A run's process: its reader may go away, its folder is its own, its launcher is known."""
 
+import fcntl
 import os
 import platform
 import shutil
@@ -267,6 +268,20 @@ def claimed(tmp_path):
 def test_a_second_run_hears_who_holds_the_folder(claimed):
     code = f"from support.runs.process import lock_run; print(lock_run({claimed!r}))"
     assert run("-c", code).stdout == f"process {os.getpid()} on {platform.node()}\n"
+
+
+def test_a_second_run_on_the_machine_hears_what_helps(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(process, "PYTHON", str(tmp_path / "python"))
+    with open(process.PYTHON, "w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        for threads, lines in (("2", 1), ("1", 0)):
+            monkeypatch.setenv("OMP_NUM_THREADS", threads)
+            process.greet_neighbour()
+            assert capsys.readouterr().out.count("OMP_NUM_THREADS=1 before both") == lines
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    process.greet_neighbour()
+    process.let_go()
+    assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize("taken", ["results", "."])

@@ -16,7 +16,8 @@ from support.saved.checkpoint import Mismatch
 from support.saved.paths import clear_leftovers, foreign_grids, holds_run, lock_path, make_folders
 
 WAITS = (1, 5, 15)  # seconds, before a checkpoint or log that could not be written is tried again
-held = {}  # {output_dir: the open lock file} of this process
+held = {}  # {output_dir: the open lock file} of this process, and {PYTHON: that file}
+PYTHON = "/proc/self/exe"  # a file that the runs of one machine have in common, to lock
 
 
 def lock_run(output_dir):
@@ -53,6 +54,21 @@ def let_go():
         _, lock = held.popitem()
         with lock, contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_UN)  # closing alone does not: a process that compiles may hold it too
+
+
+def greet_neighbour():
+    """Says what helps if another run trains on this machine: both would share the cores with all their threads."""
+    held[PYTHON] = open(PYTHON, "rb")
+    try:
+        fcntl.flock(held[PYTHON], fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if os.environ.get("OMP_NUM_THREADS") != "1":
+            print(
+                "Another run trains on this machine, and together they are slow: OMP_NUM_THREADS=1 before both "
+                "commands helps (docs/performance.md)."
+            )
+    except OSError:  # a file system without locks
+        pass
 
 
 def holds_lock(output_dir):
@@ -141,6 +157,8 @@ def start_run(opt):
         refuse(f"Another run is writing to {output_dir} ({holder}): give this one an --output_dir of its own.")
     if opt.resume is not None and version_of(opt.resume) != opt.resume_version:
         refuse(f"{opt.resume}: a run has just gone on with it: give the same command again")
+    if PROCESSES == 1:
+        greet_neighbour()
     terminal.last_words[:] = [lambda: what_is_saved(output_dir)]
 
 
