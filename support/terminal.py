@@ -11,7 +11,6 @@ import threading
 
 from support.mpi import RANK
 
-NAMES = {"SIGINT": "Ctrl-C"}  # in words
 SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU")  # the last three a batch system's, before it kills
 unfinished = set()  # paths of the files and folders that this process is writing: they go if a signal ends it
 last_words = []  # functions whose sentences are said then
@@ -51,9 +50,9 @@ def end(signum, frame):
     for path in list(unfinished):
         with contextlib.suppress(OSError):
             shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
-    name = signal.Signals(signum).name
+    name = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
     try:
-        words = [f"{NAMES.get(name, name)}: stopped.", *(say() for say in last_words)]
+        words = [f"{name}: stopped.", *(say() for say in last_words)]
         if not RANK:  # of several processes one speaks
             os.write(2, os.fsencode(f"\n{' '.join(words)}\n"))
     finally:  # the terminal may be gone

@@ -58,8 +58,8 @@ def let_go():
 
 def greet_neighbour():
     """Says what helps if another run trains on this machine: both would share the cores with all their threads."""
-    held[PYTHON] = open(PYTHON, "rb")
     try:
+        held[PYTHON] = open(PYTHON, "rb")
         fcntl.flock(held[PYTHON], fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         if os.environ.get("OMP_NUM_THREADS") != "1":
@@ -67,7 +67,7 @@ def greet_neighbour():
                 "Another run trains on this machine, and together they are slow: OMP_NUM_THREADS=1 before both "
                 "commands helps (docs/performance.md)."
             )
-    except OSError:  # a file system without locks
+    except OSError:  # a file system without locks, or no Linux
         pass
 
 
