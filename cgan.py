@@ -13,11 +13,15 @@ progress, log and checkpoint, is in support/runs/run.py; docs/report.md says wha
 docs/changing.md how to change something.
 """
 
+from support import terminal
+
+if __name__ == "__main__":
+    terminal.take_over()  # of Ctrl-C, which may come while all this is imported
+
 import os
 
 from support import flags
 from support.inception_weights import weights_file
-from support.mpi import refuse
 from support.runs import process, resume
 
 
@@ -85,7 +89,7 @@ from support.mnist import load_mnist
 from support.pages import pictures
 from support.runs.export import export
 from support.runs.run import Run
-from support.saved.checkpoint import Mismatch, load_weights, read_generator
+from support.saved.checkpoint import load_weights, read_generator
 from support.saved.paths import digits_path, make_folders
 
 
@@ -275,12 +279,8 @@ def draw_digits(opt):
 
 
 if __name__ == "__main__":
-    try:
+    with process.one_sentence(opt):
         if opt.export or opt.npz:
             export(opt, load_generator(resume.generator_path(opt)), generate)
         else:
             draw_digits(opt) if opt.digits else train(opt)
-    except Mismatch as error:
-        refuse(error)
-    except (FloatingPointError, OSError) as error:
-        process.end_run(opt, error)

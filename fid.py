@@ -15,6 +15,11 @@ Smaller is more alike; 0 is reached by equal sets. The value depends on how many
     python fid.py real.npz generated_folder                     takes it instead of the images
 """
 
+from support import terminal
+
+if __name__ == "__main__":
+    terminal.take_over()
+
 import hashlib
 import os
 import sys
@@ -60,7 +65,6 @@ def parse_flags(argv=None):
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are no text
     opt = parse_flags()  # before Jittor is imported: its first import compiles for minutes
 
 from support import digit_classifier

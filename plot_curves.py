@@ -7,6 +7,11 @@ Runs that differ in nothing but the seed become one curve in the PNGs: their mea
 FIDs of other weights or of another number of images are curves of their own.
 """
 
+from support import terminal
+
+if __name__ == "__main__":
+    terminal.take_over()
+
 import json
 import math
 import os
@@ -219,7 +224,8 @@ def plot_curves(logs, output_dir):
 
     logs: {name of the run: what `read_log` returns for it}. Raises OSError.
     """
-    os.environ.update(MATPLOTLIBRC=os.devnull, MPLBACKEND="agg")  # whatever the user's settings are
+    if not terminal.in_ipython():  # whose other cells draw with these settings
+        os.environ.update(MATPLOTLIBRC=os.devnull, MPLBACKEND="agg")  # the user's may name what is not here
     import matplotlib
 
     os.makedirs(output_dir, exist_ok=True)
@@ -256,7 +262,9 @@ def plot_curves(logs, output_dir):
     for file, panels in figures.items():
         path = os.path.join(output_dir, file)
         if panels:
-            with matplotlib.rc_context({"font.family": fonts}):
+            with matplotlib.rc_context():  # whatever the user's settings are
+                matplotlib.rcdefaults()
+                matplotlib.rcParams["font.family"] = fonts
                 draw(path, panels, "epoch" + joined)
         elif is_own_picture(path):  # of a log that had scores for it
             os.remove(path)
@@ -274,13 +282,11 @@ def main():
     where = "where the files go (default: beside the first log)"
     parser.add_argument("--output_dir", type=typed_path, recorded=False, help=where)
     opt = parser.parse_args()
-    sys.stdout.reconfigure(errors="backslashreplace")  # for paths that are not UTF-8
     names = short_names(opt.logs)
     try:
         logs = {path: read_log(path) for path in names}
     except ValueError as error:
-        own = shlex.quote(os.path.relpath(REFERENCE_LOG))
-        command = f"python plot_curves.py {own} --output_dir curves"
+        command = shlex.join(["python", os.path.abspath(sys.argv[0]), REFERENCE_LOG, "--output_dir", "curves"])
         first = f". First train (python cgan.py), or draw the run that comes with this project: {command}"
         parser.error(f"argument log.json: {error}{'' if all(map(os.path.exists, names)) else first}")
     output_dir = opt.output_dir or os.path.dirname(os.path.abspath(opt.logs[0]))

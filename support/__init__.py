@@ -5,6 +5,7 @@ device.py               the only door to Jittor: jt and nn
 patches.py              Jittor's own sources, mended as they are loaded;  numpy2.h  so that they take NumPy 2's arrays;
                         jittor_numpy2/  has pip install Jittor beside it
 mpi.py                  this process among those that mpirun started
+terminal.py             what a script owes the person who started it: whole lines, and one line at Ctrl-C
 limits.py               how much memory and how many cores this process may use
 flags.py                command lines: types that check what is typed, and a parser
 idx.py                  reads and checks data;  class_folders.py  those with a folder a class;  mnist.py  for Jittor
@@ -23,6 +24,12 @@ Flags are checked before Jittor is imported, which compiles for minutes the firs
 """
 
 import os
+import sys
+
+# Beside the scripts may lie a file of the user's such as random.py, in place of which NumPy wants Python's own
+if os.path.abspath(sys.path[0]) == os.path.dirname(os.path.dirname(os.path.abspath(__file__))):
+    packages = [i for i, path in enumerate(sys.path) if path.endswith("-packages")]
+    sys.path.insert(min(packages, default=len(sys.path)) - 1, sys.path.pop(0))
 
 from support import system
 from support.limits import cores

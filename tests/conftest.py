@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -76,6 +77,13 @@ def wait_for(condition, seconds=120):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def handles(process, number):
+    """Returns whether a process has a handler for a signal."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = re.search(r"SigCgt:\s*(\w+)", status)  # a process that has ended has none
+    return caught and int(caught[1], 16) >> (number - 1) & 1
 
 
 def refused(tmp_path, *args, names):

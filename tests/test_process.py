@@ -1,22 +1,25 @@
 """A run's process: its reader may go away, its folder is its own, its launcher is known."""
 
+import fcntl
 import os
 import platform
 import shutil
 import signal
 import subprocess
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, ROOT, command_of, read_log, refused, run, started
+from conftest import ENVIRONMENT, ROOT, command_of, handles, read_log, refused, run, started, wait_for
 from PIL import Image
 
+from support import terminal
 from support.pages.pictures import save_picture
 from support.runs import process
 from support.runs.resume import version_of
 from support.saved import paths
-from support.saved.paths import atomic_write, make_folders
+from support.saved.paths import REFERENCE_LOG, atomic_write, make_folders
 
 pytestmark = pytest.mark.slow
 SCRIPT = ROOT / "cgan.py"
@@ -33,7 +36,7 @@ def test_a_reader_that_ends_ends_the_run_with_its_last_epoch_saved(tmp_path):
         assert process.wait() == 1
     epoch = len(read_log(tmp_path / "run")["epochs"])
     assert line.startswith("Nobody reads the output any more. ") and f"Saved up to epoch {epoch} " in line
-    assert line.endswith("python cgan.py --resume --output_dir run")
+    assert line.endswith(f"to go on: python {SCRIPT} --resume --output_dir {tmp_path}/run")
 
 
 def test_a_path_that_is_no_text(tmp_path):
@@ -105,7 +108,7 @@ def test_whatever_ends_a_write_leaves_what_was_there(tmp_path, error):
     path.write_text("old")
     with pytest.raises(error if isinstance(error, type) else OSError) as raised:
         atomic_write(str(path), fail)
-    assert os.listdir(tmp_path) == ["log"] and path.read_text() == "old" and not paths.UNFINISHED
+    assert os.listdir(tmp_path) == ["log"] and path.read_text() == "old" and not terminal.unfinished
     assert getattr(raised.value, "errno", None) is None or raised.value.filename == str(path)
 
 
@@ -125,9 +128,14 @@ def test_a_write_that_is_still_going_on_is_no_leftover(tmp_path):
     assert os.listdir(tmp_path / "results") == ["fid.png"]
 
 
+def opt_of(folder):
+    return SimpleNamespace(output_dir=folder, overwrite=False, resume=None, digits=None, export=None, npz=None)
+
+
 def test_ctrl_c_in_a_write_leaves_nothing(tmp_path):
     def write(folder):
-        process.start_run(SimpleNamespace(output_dir=folder, overwrite=False, resume=None))
+        terminal.take_over()
+        process.start_run(opt_of(folder))
         atomic_write(f"{folder}/results/log.json", lambda file: os.kill(os.getpid(), signal.SIGINT))
 
     child = os.fork()
@@ -137,18 +145,143 @@ def test_ctrl_c_in_a_write_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path / "results") == [".lock"]
 
 
+def test_a_clone_whose_path_has_any_letters_and_a_file_named_as_one_of_pythons(tmp_path):
+    clone = tmp_path / "it's a (clone) & #1 100% $HOME 手写"
+    clone.mkdir()
+    for name in SCRIPTS:
+        shutil.copy(ROOT / name, clone)
+    for name in ("support", "results"):
+        os.symlink(ROOT / name, clone / name)
+    (clone / "random.py").write_text("raise SystemExit('the wrong random')")
+    for words in (["cgan.py", "--digits", "7"], ["plot_curves.py", "results/reference/log.json"]):
+        process = run(*words, "--output_dir", "out's (1) & #2 50% 输出", cwd=clone)
+        assert (process.returncode, process.stderr) == (0, ""), process.stderr
+
+
+SCRIPTS = {
+    "cgan.py": ["--digits", "7"],
+    "fid.py": ["mnist", "mnist", "--features", "digits"],
+    "plot_curves.py": [REFERENCE_LOG, "--output_dir", "out"],
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_signal_at_any_moment_is_one_line_and_leaves_nothing_half_written(tmp_path, script):
+    """Also at the first imports, and Ctrl-C to all processes of the script, as a terminal sends it."""
+    settings = {"cwd": tmp_path, "text": True, "start_new_session": True, **PIPES}
+    for number, seconds in ((signal.SIGUSR1, 0), *((signal.SIGINT, 0.2 * i) for i in range(6))):
+        with started(ROOT / script, *SCRIPTS[script], **settings) as process:
+            wait_for(lambda: handles(process, signal.SIGUSR1) or process.poll() is not None)
+            time.sleep(seconds)
+            os.killpg(process.pid, number)
+            _, errors = process.communicate(timeout=20)
+        done = process.returncode in (0, -number)  # of the interpreter, which takes its time to end
+        name = {signal.SIGINT: "Ctrl-C"}.get(number, "SIGUSR1")
+        assert done or (process.returncode, errors) == (128 + number, f"\n{name}: stopped.\n")
+        assert not [path for path in tmp_path.rglob("*") if path.suffix not in ("", ".png", ".html")]
+
+
+def test_a_signal_ends_the_processes_that_a_script_has_started(tmp_path):
+    code = "from support import terminal; import os, subprocess; terminal.take_over(); "
+    code += "print(subprocess.Popen(['sleep', '99']).pid, flush=True); os.kill(os.getpid(), 15)"
+    process = run("-c", code)
+    assert process.returncode == 143 and process.stderr == "\nSIGTERM: stopped.\n"
+    assert not os.path.exists(f"/proc/{process.stdout.strip()}")
+
+
+# What differs in a notebook: its streams, and a thread in which no signal can be handled
+NOTEBOOK = """
+import builtins, io, sys, threading
+from support import terminal
+class Stream(io.TextIOBase):
+    def write(self, text): return sys.__stdout__.write(text)
+builtins.__IPYTHON__ = {ipython}
+sys.stdout = Stream()
+thread = threading.Thread(target=terminal.take_over)
+thread.start() if {thread} else terminal.take_over()
+import signal
+print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+
+
+@pytest.mark.parametrize("ipython, thread", [(True, False), (False, True)])
+def test_a_notebook_keeps_its_ctrl_c(ipython, thread):
+    code = NOTEBOOK.format(ipython=ipython, thread=thread)
+    process = run("-c", code if ipython else code.replace("builtins.__IPYTHON__ = False", ""))
+    assert (process.stdout, process.stderr) == ("True\n", "")
+
+
+# Cells that follow those of the notebook: a run is stopped as its first epoch is saved, then another program takes over
+STOP = """import os, signal, sys, threading, time
+def stop():
+    while not os.path.exists("trial/stopped/results/log.json"): time.sleep(0.01)
+    os.killpg(0, signal.SIGINT)
+threading.Thread(target=stop).start()
+%run cgan.py --n_epochs 99 --max_batches 20 --inception_weights none --output_dir trial/stopped"""
+QUICK = "--overwrite --n_epochs 2 --max_batches 60 --inception_weights none"
+AFTER = [STOP, f"!{{sys.executable}} cgan.py {QUICK} --output_dir trial/stopped"]
+
+
+def test_the_notebook(tmp_path):
+    """It runs as it is shown; a run in it can be stopped; one by ! beside it shows its progress on one line."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    shown = nbformat.read(ROOT / "examples" / "cgan.ipynb", 4)
+    notebook = nbformat.from_dict(shown)
+    notebook.cells += map(nbformat.v4.new_code_cell, AFTER)
+    for cell in notebook.cells:
+        cell.source = cell.source.replace("trial", str(tmp_path))
+    settings = {"resources": {"metadata": {"path": str(ROOT / "examples")}}, "allow_errors": True, "timeout": 300}
+    nbclient.NotebookClient(notebook, kernel_name="python3", **settings).execute()
+    outputs = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
+
+    def pictures(cells):
+        return [sum("image/png" in part.get("data", ()) for part in cell) for cell in cells]
+
+    assert pictures(outputs[:-2]) == pictures(cell.outputs for cell in shown.cells if cell.cell_type == "code")
+    assert not [part for cell in outputs[:-2] for part in cell if part.output_type == "error"]
+    stopped = [part.evalue for part in outputs[-2] if part.output_type == "error"]
+    assert len(stopped) == 1 and stopped[0].startswith("Ctrl-C: stopped. Saved up to epoch ")
+    text = "".join(part.text for part in outputs[-1])
+    assert "Epoch 2/2" in text and text.count("\n") < 12 and "Done" in text, text
+
+
+def test_a_second_run_in_a_notebook_takes_over_the_folder_of_one_that_was_stopped(claimed):
+    assert process.lock_run(claimed) is None
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, FloatingPointError("epoch 1")])
+def test_what_ends_a_run_is_one_sentence_and_unlocks_its_folder(claimed, error):
+    with pytest.raises(SystemExit, match="Nothing is saved yet"), process.one_sentence(opt_of(claimed)):
+        raise error
+    assert not process.held
+
+
 @pytest.fixture
 def claimed(tmp_path):
     """A folder that this process has locked for a run."""
     folder = str(tmp_path / "run")
     assert process.lock_run(folder) is None
     yield folder
-    process.held.pop(folder).close()
+    process.let_go()
 
 
 def test_a_second_run_hears_who_holds_the_folder(claimed):
     code = f"from support.runs.process import lock_run; print(lock_run({claimed!r}))"
     assert run("-c", code).stdout == f"process {os.getpid()} on {platform.node()}\n"
+
+
+def test_a_second_run_on_the_machine_hears_what_helps(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(process, "PYTHON", str(tmp_path / "python"))
+    with open(process.PYTHON, "w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        for threads, lines in (("2", 1), ("1", 0)):
+            monkeypatch.setenv("OMP_NUM_THREADS", threads)
+            process.greet_neighbour()
+            assert capsys.readouterr().out.count("OMP_NUM_THREADS=1 before both") == lines
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    process.greet_neighbour()
+    process.let_go()
+    assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize("taken", ["results", "."])
@@ -184,8 +317,8 @@ def test_a_checkpoint_that_another_run_has_gone_on_with_is_not_resumed(tmp_path,
     (tmp_path / "results").mkdir()
     path = tmp_path / "results" / "checkpoint.npz"
     path.write_text("epoch 5")
-    opt = SimpleNamespace(output_dir=str(tmp_path), overwrite=False, resume=str(path))
-    opt.resume_version = version_of(str(path))
+    opt = opt_of(str(tmp_path))
+    opt.resume, opt.resume_version = str(path), version_of(str(path))
     atomic_write(str(path), lambda file: file.write(b"epoch 6"))
     with pytest.raises(SystemExit):
         process.start_run(opt)

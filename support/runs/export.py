@@ -1,7 +1,6 @@
 """A generator's digits for other programs: single PNGs in a folder for each label, or arrays in one file."""
 
 import os
-import sys
 import tempfile
 from functools import partial
 
@@ -14,6 +13,7 @@ from support.pages.pictures import to_gray
 from support.runs.resume import describe_better, describe_generator, generator_path
 from support.saved.checkpoint import read_generator, read_scores
 from support.saved.paths import atomic_write
+from support.terminal import unfinished
 
 A_PART = 100  # images of each label that are drawn at a time
 
@@ -27,14 +27,10 @@ def export(opt, generator, draw):
     """
     path, n = generator_path(opt), opt.n or 1000
     epoch = read_scores(path).get("epoch", 0)  # the project's own files do not know it
-    try:
-        if opt.export:
-            write_folder(opt.export, parts(opt.seed, epoch, generator, draw, n), read_generator(path)[0]["labels"], n)
-        if opt.npz:
-            write_arrays(opt.npz, parts(opt.seed, epoch, generator, draw, n), generator.n_classes)
-    except KeyboardInterrupt:
-        print("\nCtrl-C: stopped; what was not finished is taken away.", file=sys.stderr)
-        sys.exit(130)
+    if opt.export:
+        write_folder(opt.export, parts(opt.seed, epoch, generator, draw, n), read_generator(path)[0]["labels"], n)
+    if opt.npz:
+        write_arrays(opt.npz, parts(opt.seed, epoch, generator, draw, n), generator.n_classes)
     what = f"{n:,} images of each of {generator.n_classes} labels, drawn by {describe_generator(path)}"
     print(f"{' and '.join(filter(None, (opt.export, opt.npz)))}: {what}{describe_better(opt)}")
 
@@ -61,6 +57,7 @@ def write_folder(folder, images, names, n):
     labels, n_classes = [name.zfill(width) for name in names], len(names)
     try:
         with tempfile.TemporaryDirectory(dir=folder) as beside:
+            unfinished.add(folder if made else beside)
             for label in labels:
                 os.mkdir(os.path.join(beside, label))
             for i, image in enumerate(image for part in images for image in part):
@@ -69,6 +66,7 @@ def write_folder(folder, images, names, n):
             for label in labels:
                 os.rename(os.path.join(beside, label), os.path.join(folder, label))
     finally:
+        unfinished.clear()
         if made and not os.listdir(folder):
             os.rmdir(folder)
 

@@ -1,36 +1,32 @@
-"""What a run's process does beside training: claims the run's folder, takes over Ctrl-C, bears writes that fail."""
+"""What a run's process does beside training: claims the run's folder, bears writes that fail, ends in one sentence."""
 
 import contextlib
 import fcntl
 import os
 import platform
 import shutil
-import signal
 import sys
 import time
 
+from support import terminal
 from support.mpi import PROCESSES, RANK, refuse
 from support.pages.pictures import NOT_OURS
 from support.runs.resume import describe_saved, draws, goes_on_in_place, version_of
-from support.saved.paths import (
-    clear_leftovers,
-    foreign_grids,
-    holds_run,
-    lock_path,
-    make_folders,
-    remove_unfinished,
-)
+from support.saved.checkpoint import Mismatch
+from support.saved.paths import clear_leftovers, foreign_grids, holds_run, lock_path, make_folders
 
 WAITS = (1, 5, 15)  # seconds, before a checkpoint or log that could not be written is tried again
-held = {}  # {output_dir: the open lock file} of this process
+held = {}  # {output_dir: the open lock file} of this process, and {PYTHON: that file}
+PYTHON = "/proc/self/exe"  # a file that the runs of one machine have in common, to lock
 
 
 def lock_run(output_dir):
-    """Makes the folders of a run and locks them until the process ends, however it ends.
+    """Makes the folders of a run and locks them until let_go() or the end of the process, however it ends.
 
     Returns None if that worked, or else which process holds the lock. Raises OSError if a folder cannot be made.
     A file is locked, not its folder, as network file systems lock only what is open for writing.
     """
+    let_go()  # of what a run that was stopped left locked, in a notebook
     for _ in range(10):  # a second time only if the folder is deleted at this very moment
         make_folders(output_dir)
         lock = open(lock_path(output_dir), "a+")
@@ -50,6 +46,29 @@ def lock_run(output_dir):
     lock.flush()
     clear_leftovers(output_dir)
     return None
+
+
+def let_go():
+    """Unlocks the folder of this process's run, which another one may then go on with."""
+    while held:
+        _, lock = held.popitem()
+        with lock, contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_UN)  # closing alone does not: a process that compiles may hold it too
+
+
+def greet_neighbour():
+    """Says what helps if another run trains on this machine: both would share the cores with all their threads."""
+    try:
+        held[PYTHON] = open(PYTHON, "rb")
+        fcntl.flock(held[PYTHON], fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if os.environ.get("OMP_NUM_THREADS") != "1":
+            print(
+                "Another run trains on this machine, and together they are slow: OMP_NUM_THREADS=1 before both "
+                "commands helps (docs/performance.md)."
+            )
+    except OSError:  # a file system without locks, or no Linux
+        pass
 
 
 def holds_lock(output_dir):
@@ -108,7 +127,7 @@ def attempt(output_dir, write, *arguments):
 
 
 def start_run(opt):
-    """Claims opt.output_dir for this process (for the first of several) and takes over Ctrl-C and SIGTERM.
+    """Claims opt.output_dir for this process (for the first of several).
 
     Ends the program with one sentence if the folder holds a run that this one is neither to go on with nor to replace,
     if it holds pictures of the user's with the names of sample grids, if another run is writing there or has gone on
@@ -128,8 +147,6 @@ def start_run(opt):
             f"argument --output_dir: {foreign[0]} has the name of a sample grid, but {NOT_OURS}: move it away, or give "
             "another --output_dir"
         )
-    for name in ("stdout", "stderr"):  # progress is seen at once, also in a file; a path need not be text
-        getattr(sys, name).reconfigure(errors="backslashreplace", line_buffering=True)
     if RANK:
         return
     try:
@@ -140,33 +157,27 @@ def start_run(opt):
         refuse(f"Another run is writing to {output_dir} ({holder}): give this one an --output_dir of its own.")
     if opt.resume is not None and version_of(opt.resume) != opt.resume_version:
         refuse(f"{opt.resume}: a run has just gone on with it: give the same command again")
-    signals = (signal.SIGINT, signal.SIGTERM)
-
-    def hand_back():
-        for number in signals:
-            signal.signal(number, signal.SIG_DFL)
-
-    def end(signum, frame):
-        """Ends the process there and then: no exception has to find its way through compiled code."""
-        hand_back()  # a second signal is obeyed by the system
-        remove_unfinished()
-        name = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}[signum]
-        try:
-            os.write(2, os.fsencode(f"\n{name}: stopped. {what_is_saved(output_dir)}\n"))
-        finally:  # the terminal may be gone
-            os._exit(128 + signum)
-
-    for number in signals:
-        signal.signal(number, end)
-    os.register_at_fork(after_in_child=hand_back)  # the processes that Jittor compiles in end by SIGTERM
+    if PROCESSES == 1:
+        greet_neighbour()
+    terminal.last_words[:] = [lambda: what_is_saved(output_dir)]
 
 
-def end_run(opt, error):
-    """Ends the program, whose run `error` has stopped, with one sentence that says what is saved."""
-    what = f"Training diverged in {error}. A smaller --lr helps."
-    if isinstance(error, OSError):
-        what = f"{error.filename or opt.output_dir}: {error.strerror or error}."
-    if isinstance(error, BrokenPipeError):  # head, or a terminal that was closed: nobody reads on
-        what = "Nobody reads the output any more."
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    sys.exit(what if draws(opt) else f"{what} {what_is_saved(opt.output_dir)}")
+@contextlib.contextmanager
+def one_sentence(opt):
+    """Ends the program with one sentence if what is inside fails: what happened and what is saved of the run."""
+    try:
+        yield
+    except Mismatch as error:
+        refuse(error)
+    except (FloatingPointError, OSError, KeyboardInterrupt) as error:
+        what = f"Training diverged in {error}. A smaller --lr helps."
+        if isinstance(error, KeyboardInterrupt):  # in a notebook
+            what = "Ctrl-C: stopped."
+        if isinstance(error, OSError):
+            what = f"{error.filename or opt.output_dir}: {error.strerror or error}."
+        if isinstance(error, BrokenPipeError):  # head, or a terminal that was closed: nobody reads on
+            what = "Nobody reads the output any more."
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(what if draws(opt) else f"{what} {what_is_saved(opt.output_dir)}")
+    finally:
+        let_go()

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shlex
+import sys
 import tempfile
 
 import numpy as np
@@ -108,7 +109,7 @@ def goes_on_in_place(opt):
 
 
 def describe_saved(output_dir):
-    """Returns one sentence: which epochs are saved, and the command that goes on from there."""
+    """Returns one sentence: which epochs are saved, and the command that goes on from there, in whatever folder."""
     try:
         with np.load(checkpoint_path(output_dir), allow_pickle=False) as file:
             epoch = int(file["epoch"])
@@ -116,8 +117,9 @@ def describe_saved(output_dir):
         return "Nothing is saved yet."
     except Exception:  # whatever a damaged file makes its reader raise; --overwrite may have met one
         return f"{checkpoint_path(output_dir)} is not a checkpoint of cgan.py."
-    where = "" if output_dir == "." else f" --output_dir {shlex.quote(output_dir)}"
-    return f"Saved up to epoch {epoch} in {checkpoint_path(output_dir)}; to go on: python cgan.py --resume{where}"
+    script, folder = map(os.path.abspath, (sys.argv[0], output_dir))  # perhaps a copy of cgan.py
+    command = shlex.join(["python", script, "--resume", "--output_dir", folder])
+    return f"Saved up to epoch {epoch} in {checkpoint_path(output_dir)}; to go on: {command}"
 
 
 def generator_path(opt):
@@ -141,7 +143,8 @@ def describe_better(opt):
     if os.path.basename(last) == os.path.basename(checkpoint_path("")):
         with contextlib.suppress(ValueError):  # there is none
             if read_scores(best).get("epoch") not in (None, read_scores(last).get("epoch")):
-                return f"\nThe best of this run draws with --resume {shlex.quote(best)}: {describe_generator(best)}."
+                words = f"--resume {shlex.quote(os.path.abspath(best))}"
+                return f"\nThe best of this run draws with {words}: {describe_generator(best)}."
     return ""
 
 

@@ -8,6 +8,8 @@ import re
 import secrets
 import stat
 
+from support.terminal import unfinished
+
 PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BEST_GENERATOR, REFERENCE_GENERATOR = (
     os.path.join(PROJECT, "results", name, "generator.npz") for name in ("best", "reference")
@@ -18,8 +20,7 @@ KEPT = re.compile(r"([1-9][0-9]*)\.npz")  # a kept generator's: the epochs done
 FOLDERS = ("images", "results")  # that a run writes to, under its output_dir
 CURVES = ("loss.png", "fid.png")  # that plot_curves.py draws of a run into its results/
 MARK = ("Source", "cgan.py")  # a PNG text chunk of every picture of this program: only these are replaced or deleted
-UNFINISHED = set()  # paths of the temporary files that this process is writing
-TEMPORARY = re.compile(r"\.cgan-[0-9a-f]{16}\.new")  # their names
+TEMPORARY = re.compile(r"\.cgan-[0-9a-f]{16}\.new")  # the names of files that are being written
 
 
 def checkpoint_path(output_dir):
@@ -127,13 +128,6 @@ def clear_leftovers(output_dir):
                 os.remove(path)
 
 
-def remove_unfinished():
-    """Deletes the temporary files that this process is writing: for a process that ends there and then."""
-    for path in list(UNFINISHED):
-        with contextlib.suppress(OSError):
-            os.remove(path)
-
-
 def write_if_new(path, text):
     """Writes a file of Jittor's cache, in one move, unless it has this text already: another process may read it."""
     with contextlib.suppress(OSError), open(path) as file:
@@ -152,7 +146,7 @@ def atomic_write(path, write):
     """
     target = os.path.realpath(path)
     beside = os.path.join(os.path.dirname(target), f".cgan-{secrets.token_hex(8)}.new")
-    UNFINISHED.add(beside)
+    unfinished.add(beside)
     try:
         mode = os.stat(target).st_mode if os.path.exists(target) else None
         if mode is not None and not stat.S_ISREG(mode):
@@ -174,4 +168,4 @@ def atomic_write(path, write):
     finally:
         with contextlib.suppress(FileNotFoundError):  # it is in its place
             os.remove(beside)
-        UNFINISHED.discard(beside)
+        unfinished.discard(beside)
