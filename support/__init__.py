@@ -1,6 +1,7 @@
 """What the scripts lean on, and a reader of the experiment may skip. Nothing here imports a script.
 
 device.py               the only door to Jittor: jt and nn
+start.py                its start: what goes wrong there is mended, or said in one sentence
 patches.py              Jittor's own sources, mended as they are loaded
 mpi.py                  this process among those that mpirun started
 limits.py               how much memory and how many cores this process may use
