@@ -9,6 +9,7 @@ was killed.
 import contextlib
 import ctypes
 import fcntl
+import functools
 import glob
 import importlib.util
 import os
@@ -474,11 +475,14 @@ def watch(jittor):
     jittor.flags.log_file = f"/proc/self/fd/{said[0]}"
     watch_crashes(sys.modules["jittor_utils"], started=True)
 
-    def hook(kind, error, trace):
-        text = whole_text(error)
-        if kind is RuntimeError and re.search("Run cmd failed|Cannot open library", text):
-            print(explain(text, "Jittor could not compile a kernel"), file=sys.stderr)
+    def hook(kind, error, trace, otherwise=sys.__excepthook__):
+        if kind is RuntimeError and re.search("Run cmd failed|Cannot open library", str(error)):
+            print(explain(whole_text(error), "Jittor could not compile a kernel"), file=sys.stderr)
         else:
-            sys.__excepthook__(kind, error, trace)
+            otherwise(kind, error, trace)
 
     sys.excepthook = hook
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell:  # a notebook's, which does not ask sys.excepthook
+        seen = functools.partial(hook, otherwise=lambda *error: shell.showtraceback(error))
+        shell.set_custom_exc((RuntimeError,), lambda shell, *error, tb_offset=None: seen(*error))

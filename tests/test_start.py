@@ -101,11 +101,11 @@ def compile_with(command):
 
 @pytest.mark.parametrize(
     "command, words",
-    [("kill -9 $PPID", "ended by signal 9"), ("exit 1", "compiles failed"), ("true", "")],
+    [("kill -9 $PPID; sleep 60", "ended by signal 9"), ("exit 1", "compiles failed"), ("true", "")],
 )
 def test_a_process_that_compiles_is_killed_or_fails(command, words, tmp_path):
-    """Also where there is no /dev/shm, which Python's own pools need."""
-    code = "import _multiprocessing as m, test_start\nm.SemLock = None\n" * 1
+    """Nothing of it goes on. Also where there is no /dev/shm, which Python's own pools need."""
+    code = "import _multiprocessing as m, test_start\nm.SemLock = None\n"
     code += f"test_start.compile_with({command!r})"
     process = run("-c", code, PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}", timeout=30)
     assert (process.returncode == 0) == (command == "true")
