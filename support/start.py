@@ -255,7 +255,7 @@ def caught():
     allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
     if 0 <= allowed < 1 << 30:
         sys.exit(f"ulimit -v allows this program {allowed >> 20} MB of memory; Jittor needs 1,024 at least.")
-    os.environ.setdefault("LANGUAGE", "en")  # the compiler's, whose words CAUSES knows
+    os.environ["LANGUAGE"] = "en"  # the compiler's, whose words CAUSES knows
     sys.stdout.flush()
     said[:] = [os.memfd_create("said")]
     second.extend({AGAIN} & set(os.environ))
@@ -302,7 +302,7 @@ def signals():
         signal.signal(number, signal.SIG_IGN)  # a second one, which would come in between
         kill_compilers()
         give_back()
-        if before[number] is signal.default_int_handler and "ipykernel" not in sys.modules:
+        if before[number] is signal.default_int_handler and "IPython" not in sys.modules:
             os.write(2, b"\nCtrl-C: stopped.\n")
             os._exit(128 + number)
         before[number](number, frame)  # a run's, which says what is saved
@@ -405,7 +405,7 @@ def watch_crashes(utils, started=False):
             return  # Jittor will say more of this compiler
         os.replace(new, library)
     words = f"Jittor's compiled code in {utils.cache_path} ended this program"
-    again = not (started or second or {"ipykernel", "pytest"} & set(sys.modules))
+    again = not (started or second or {"IPython", "pytest"} & set(sys.modules))
     words += ": it is compiled again, once." if again else ": give the same command again, or delete that folder first."
     line = [*command_line(), None] if again else []
     kept[:] = [
@@ -458,7 +458,7 @@ def start_again(why, folder=None):
         return
     if folder:
         shutil.rmtree(folder, ignore_errors=True)
-    if {"ipykernel", "pytest"} & set(sys.modules):
+    if {"IPython", "pytest"} & set(sys.modules):
         return
     say(why)
     os.execv(sys.executable, command_line())
