@@ -123,6 +123,7 @@ def test_what_a_compiled_file_lacks(tmp_path):
         assert not start.is_whole(file)
 
 
+@pytest.mark.slow
 def test_a_damaged_kernel_is_compiled_again():
     code = (
         "from support.device import jt; print(jt.flags.cache_path, jt.code([1], 'int32', [], cpu_src='@out(0)=418;'))"
@@ -158,10 +159,9 @@ def test_a_cache_whose_parts_do_not_fit_is_compiled_again_once(tmp_path):
     assert "is damaged: it is compiled again, once" in again and "Jittor did not start" in line and "symbol" in line
 
 
-@pytest.mark.parametrize("letters", ["'", '"', "$", "(", "[", " ", "&", "#", ",", ":"])
-def test_a_cache_path_with_letters_that_jittors_commands_do_not_bear(tmp_path, letters):
+def test_a_cache_path_with_letters_that_jittors_commands_do_not_bear(tmp_path):
     """A link stands in for it, and what is compiled lies in it."""
-    home = tmp_path / f"a{letters}b"
+    home = tmp_path / "a'b \"c$(d[e&f#g,h:i%j;k"
     code = STOP.format("import sys; sys.exit(sys.modules['jittor_utils'].cache_path)")
     process = run("-c", code, JITTOR_HOME=str(home))
     path = process.stderr.splitlines()[-1]
