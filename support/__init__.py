@@ -2,6 +2,7 @@
 
 system.py               what the programs need of the machine, and the command that brings what is missing
 device.py               the only door to Jittor: jt and nn
+start.py                its start: what goes wrong there is mended, or said in one sentence
 patches.py              Jittor's own sources, mended as they are loaded;  numpy2.h  so that they take NumPy 2's arrays;
                         jittor_numpy2/  has pip install Jittor beside it
 mpi.py                  this process among those that mpirun started

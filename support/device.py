@@ -8,6 +8,7 @@ its import settle that:
                         each would compile Jittor anew after the other
     use_mpi             0 outside mpirun: Jittor's MPI support is neither compiled nor loaded
     log_silent          keeps Jittor's own log lines off the terminal
+    gdb_path            the empty string: no debugger's words when the program dies
     use_parallel_op_compiler    0: kernels are compiled one after the other. Jittor's threads for it crash now and
                         then with "Segfault happen, main thread exit" (seen once in about 150 starts; JGAN issue 9)
 
@@ -24,26 +25,21 @@ and two that OpenMP's threads read:
                         which made a step beside a busy core take 50 times as long
 """
 
-import contextlib
 import ctypes
-import functools
 import glob
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import threading
-import zlib
 
-from support import compile, limits, system
+from support import compile, limits, start, system
 from support.patches import MendingFinder
 from support.saved.paths import PROJECT
+from support.start import say
 
 NVCC_PLACES = ["/usr/local/cuda/bin/nvcc", "/usr/bin/nvcc", "/opt/cuda/bin/nvcc"]  # where Jittor looks, after PATH
 GPU_WORKS = 42  # an exit status that Jittor itself does not end with
-say = functools.partial(print, file=sys.stderr, flush=True)
 
 
 def count_gpus():
@@ -86,7 +82,6 @@ def find_nvcc():
 
 def prepare_cuda(utils):
     """Readies this process, in which jittor_utils is imported and jittor not yet, for a Jittor on CUDA."""
-    utils.get_total_mem = limits.memory  # by which Jittor decides how many sources it compiles at once
     cores = str(min(limits.cores(), 16))
     zeros = dict.fromkeys(("use_cutlass", "use_cutt", "FIX_TORCH_ERROR", "NVIDIA_TF32_OVERRIDE"), "0")
     for name, value in {**zeros, "use_parallel_op_compiler": cores}.items():
@@ -119,13 +114,14 @@ def why_not_cuda():
 
 def probe():
     """Ends the program with GPU_WORKS if a GPU computes what training and FID need, one of each kind of kernel."""
-    import jittor_utils
+    with start.plain_paths():
+        import jittor_utils
 
-    prepare_cuda(jittor_utils)
-    compile.speed_up(jittor_utils)
-    import jittor
+        jittor_utils.run_cmds = start.run_cmds
+        prepare_cuda(jittor_utils)
+        compile.speed_up(jittor_utils)
+        import jittor
 
-    hide_space(jittor, jittor_utils.cache_path)
     use_cuda(jittor)
     together = ctypes.c_int()
     if jittor.has_cuda and ctypes.CDLL("libcuda.so.1").cuDeviceGetAttribute(ctypes.byref(together), 95, 0) == 0:
@@ -153,55 +149,12 @@ def renew_curand(seed):
     library.curandSetPseudoRandomGeneratorSeed(generator, ctypes.c_ulonglong(seed))
 
 
-def hide_space(jittor, folder):
-    """Gives Jittor a link in `folder` to a virtual environment whose path has a space.
-
-    Its commands that compile kernels hold the paths of Python and of its own sources without quotes.
-    """
-    if " " in sys.prefix and " " not in folder:
-        link = os.path.join(folder, f"prefix{zlib.crc32(os.fsencode(sys.prefix))}")
-        with contextlib.suppress(FileExistsError):
-            os.symlink(sys.prefix, link)
-        for flag in ("python_path", "jittor_path"):
-            setattr(jittor.flags, flag, getattr(jittor.flags, flag).replace(sys.prefix, link))
-
-
-@contextlib.contextmanager
-def quiet():
-    """Keeps off the terminal what is printed inside, also by compiled code and child processes; not errors."""
-    sys.stdout.flush()
-    saved, null = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(saved, 1)
-        os.close(saved)
-        os.close(null)
-
-
-@contextlib.contextmanager
-def own_signals():
-    """Keeps Jittor, imported inside, from ending the program at Ctrl-C or when a child of it dies of a signal."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # handlers cannot be set there
-        return
-    jupyter = os.environ.setdefault("JPY_PARENT_PID", "")  # in Jupyter, Jittor leaves Ctrl-C alone
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
-        if not jupyter:
-            del os.environ["JPY_PARENT_PID"]
-
-
+@start.caught()
 def import_jittor():
     """Returns the module jittor, on CUDA if a GPU works, on the CPU otherwise.
 
-    Jittor compiles itself at its first import; one line on standard error says so and how long it takes.
+    Jittor compiles itself at its first import; one line on standard error says so and how long it takes. Whatever goes
+    wrong ends the program with one sentence.
     """
     if "jittor" in sys.modules:
         return sys.modules["jittor"]
@@ -209,6 +162,7 @@ def import_jittor():
     os.environ.setdefault("cache_name", "cgan2")  # another number if compile.py or patches.py do it in another way
     os.environ["use_mpi"] = "1" if "OMPI_COMM_WORLD_SIZE" in os.environ else "0"
     os.environ.setdefault("log_silent", "1")
+    os.environ.setdefault("gdb_path", "")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if os.environ.get("nvcc_path") != "":
         nvcc = find_nvcc() if count_gpus() else ""
@@ -219,43 +173,31 @@ def import_jittor():
                 "NVIDIA's CUDA toolkit brings both."
             )
         os.environ["nvcc_path"] = nvcc or ""
-    try:
-        import jittor_utils
-        import jittor_utils.lock
-    except OSError as error:
-        sys.exit(
-            f"{error.filename}: {error.strerror}. Jittor keeps its compiled code there: set HOME and JITTOR_HOME to "
-            "folders that can be written."
-        )
-    if " " in jittor_utils.cache_path:
-        sys.exit(
-            f"{jittor_utils.cache_path}: Jittor keeps its compiled code there, and cannot if the path has a space: "
-            "set JITTOR_HOME to a folder without one."
-        )
+    import jittor_utils
+
+    start.check_lock(jittor_utils)
+    start.drop_damaged(jittor_utils)
     folder, what = "", "First run here: Jittor compiles itself and its kernels, once, for 1 to 2 minutes on 2 cores"
     if os.environ["nvcc_path"]:
         folder, what = "cu[0-9]*", "Jittor is tried on the GPU: it compiles itself for it once, for about 2 minutes"
     if not glob.glob(os.path.join(glob.escape(jittor_utils.cache_path), folder, "jittor_core*.so")):
+        start.check_version(jittor_utils)
         say(f"{what}; later runs start within seconds.")
     reason = why_not_cuda() if os.environ["nvcc_path"] else None
     if reason:
         say(f"CUDA does not work with Jittor on this machine: running on the CPU ({reason}).")
         os.environ["nvcc_path"] = ""
-    jittor_utils.get_total_mem = limits.memory
+    jittor_utils.run_cmds = start.run_cmds
+    start.watch_crashes(jittor_utils)
     if os.environ["nvcc_path"]:
         prepare_cuda(jittor_utils)
     compile.speed_up(jittor_utils)
     os.environ.setdefault("use_parallel_op_compiler", "0")
-    try:
-        # Jittor prints which helper archives it unpacks and how oneDNN's example runs
-        with own_signals(), quiet():
-            import jittor
-            import jittor.dataset
-            import jittor.models
-            import jittor.transform
-    except SystemExit:  # it compiled a part of itself anew that it had already loaded
-        sys.exit("Jittor's settings have changed here, and it compiled itself anew: run the same command again.")
-    hide_space(jittor, jittor_utils.cache_path)
+    import jittor
+    import jittor.dataset
+    import jittor.models
+    import jittor.transform
+
     compile.share_header(jittor)
     use_cuda(jittor)
     return jittor
@@ -266,4 +208,5 @@ if __name__ == "__main__":
     probe()
 else:
     jt = import_jittor()
+    start.watch(jt)
     nn = jt.nn

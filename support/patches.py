@@ -14,8 +14,6 @@ MENDS = {
     # Since Python 3.13 locals() no longer has what exec("import name") brought in; sys.modules always had it.
     "jittor_utils": [
         (b"mod = locals()[hash]", b"mod = sys.modules[hash]"),
-        # Since Python 3.14 a pool's processes are not forked: each would import the program, and so Jittor, and wait
-        (b"p = Pool(pool_size,", b'p = mp.get_context("fork").Pool(pool_size,'),
         # A cache's name has the versions of Jittor, Python and the compiler, and the processor; not the host and its
         # kernel, which are new in every container
         (b"osv = platform.platform() + platform.node()", b"osv = sys.modules['support.system'].processor()"),
