@@ -25,14 +25,12 @@ import os
 import sys
 from typing import Callable, NamedTuple
 
-from support.flags import Parser, whole_number  # first: it says in one sentence what this machine lacks
-
-# isort: split
 import numpy as np
 from PIL import Image
 from scipy import linalg
 from tqdm import tqdm
 
+from support.flags import Parser, whole_number
 from support.images import image_source, open_image
 from support.inception_weights import known_sha256, sha256, weights_file
 from support.mpi import refuse

@@ -21,11 +21,9 @@ import textwrap
 from itertools import groupby
 from unicodedata import east_asian_width
 
-from support.flags import Parser, log_file, typed_path  # first: it says in one sentence what this machine lacks
-
-# isort: split
 import numpy as np
 
+from support.flags import Parser, log_file, typed_path
 from support.pages.page import write_page
 from support.runs.resume import check_folders
 from support.saved.log import (

@@ -3,13 +3,14 @@
 Jittor's own loader transforms every image anew in every epoch; here they are transformed once.
 """
 
+import contextlib
 import sys
 
 import numpy as np
 from PIL import Image
 
 from support import idx
-from support.device import jt, quiet
+from support.device import jt
 from support.mpi import RANK
 
 transform, MNIST = jt.transform, jt.dataset.mnist.MNIST
@@ -38,7 +39,7 @@ class TransformedMNIST(jt.dataset.Dataset):
         super().__init__()
         self.transform = transform.Compose([transform.Resize(img_size), *gray])
         if data_root is None:
-            with quiet():
+            with contextlib.redirect_stdout(None):  # it says where it takes them from
                 images, labels = MNIST(train=train).mnist.values()
             self.codes, self.labels = idx.resize(images, img_size), labels.astype(np.int32)
         else:
