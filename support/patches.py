@@ -22,7 +22,7 @@ MENDS = {
         (
             b"    jit_utils_core_files = files\n",
             b"    jit_utils_core_files = files\n"
-            b"    files = sys.modules['support.compile'].join(files, jittor_path, cache_path)\n",
+            b"    files = sys.modules['support.compile'].join(files, jittor_path, jit_utils.cache_path)\n",
         ),
         (
             b"# recompile, generate cache key\n        compile(",
