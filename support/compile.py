@@ -72,7 +72,7 @@ def join(files, jittor, cache):
             others.append(path)
             continue
         if size >= MOST_BYTES or path.endswith(FIRSTS):
-            name, size = os.path.join(cache, "gen", f"joined_{os.path.basename(path)}"), 0
+            name, size = os.path.join(cache, f"joined_{os.path.basename(path)}"), 0
             joined[name] = "" if joined or len(paths) == len(files) else NO_TESTS
         with open(path, encoding="utf-8") as file:
             source = file.read()

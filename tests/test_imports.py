@@ -397,7 +397,6 @@ def test_jittors_sources_are_joined(tmp_path):
     for name, text in sources.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    (tmp_path / "gen").mkdir()
     *joined, cu = compile.join(list(sources), str(tmp_path), str(tmp_path))
     names = [re.findall(r"(\w+)\.cc", Path(path).read_text()) for path in joined]
     assert names == [["first", "second", "third"], ["fourth", "cuda_flags"]] and cu == str(tmp_path / "src/kernel.cu")
