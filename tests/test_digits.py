@@ -15,7 +15,7 @@ import cgan
 from support.idx import MNIST
 from support.mnist import load_mnist
 from support.pages.pictures import labels_of, lay_out, save_picture
-from support.runs import export
+from support.runs import export, resume
 from support.saved import checkpoint
 from support.saved.paths import BEST_GENERATOR
 
@@ -186,25 +186,30 @@ def test_digits_say_which_epoch_draws_and_which_was_better(tmp_path, finished_ru
         assert not better or (f"--resume {best}: " in better[0] and f"epoch 1 {scores[0]}" in better[0])
 
 
-def test_single_digits_have_the_logs_digit_fid(tmp_path, finished_run):
-    """As PNGs and as arrays; what is there already is refused."""
-    words = [SCRIPT, "--output_dir", finished_run[0], "--export", "my digits", "--npz", "digits.npz"]
+def test_single_digits_as_pngs_and_as_arrays(tmp_path, finished_run):
+    words = [SCRIPT, "--output_dir", finished_run[0], "--export", "my digits", "--npz", "digits.npz", "--n", 101]
     process = run(*words, cwd=tmp_path)
     assert process.returncode == 0, process.stderr
-    assert "my digits and digits.npz: 1,000 images of each of 10 labels, drawn by" in process.stdout
+    assert "my digits and digits.npz: 101 images of each of 10 labels, drawn by" in process.stdout
     arrays, folder = read_npz(tmp_path / "digits.npz"), tmp_path / "my digits"
-    assert arrays["images"].dtype == np.uint8 and arrays["images"].shape == (10000, 32, 32)
-    assert (np.bincount(arrays["labels"]) == 1000).all()
+    assert arrays["images"].dtype == np.uint8 and arrays["images"].shape == (1010, 32, 32)
+    assert (np.bincount(arrays["labels"]) == 101).all()
     paths = sorted(folder.rglob("*.*"))
-    assert [path.relative_to(folder).as_posix() for path in paths[::9999]] == ["0/000.png", "9/999.png"]
+    assert [path.relative_to(folder).as_posix() for path in paths[::1009]] == ["0/000.png", "9/100.png"]
     for path in paths:
         expected = arrays["images"][arrays["labels"] == int(path.parent.name)][int(path.stem)]
         np.testing.assert_array_equal(np.asarray(Image.open(path)), expected)
-    for source in (folder, tmp_path / "digits.npz"):
-        process = run("fid.py", "mnist", source, "--features", "digits")
-        assert process.returncode == 0, process.stderr
-        value = float(re.search(r"^FID: ([\d.]+)", process.stdout, re.MULTILINE)[1])
-        assert value == pytest.approx(read_log(finished_run[0])["evaluations"][-1]["digit_fid"], rel=0.01)
+
+
+@pytest.mark.slow
+def test_single_digits_have_the_logs_digit_fid(tmp_path, finished_run, capsys):
+    words = ["--output_dir", finished_run[0], "--npz", tmp_path / "digits.npz"]
+    opt = cgan.parse_flags([str(word) for word in words])
+    export.export(opt, cgan.load_generator(resume.generator_path(opt)), cgan.generate)
+    assert f"{tmp_path}/digits.npz: 1,000 images of each of 10 labels" in capsys.readouterr().out
+    cgan.fid.main(cgan.fid.parse_flags(["mnist", str(tmp_path / "digits.npz"), "--features", "digits"]))
+    value = float(re.search(r"^FID: ([\d.]+)", capsys.readouterr().out, re.MULTILINE)[1])
+    assert value == pytest.approx(read_log(finished_run[0])["evaluations"][-1]["digit_fid"], rel=0.01)
 
 
 def test_folders_and_files_of_an_export_sort_by_number(tmp_path):
@@ -292,7 +297,7 @@ def test_ema(tmp_path):
             np.testing.assert_array_equal(value, split[name], err_msg=name)
             assert name.startswith("ema/") or np.array_equal(value, plain[name])
     plain_scores, scores, split_scores = (file["log"]["evaluations"][-1] for file in (plain, straight, split))
-    assert scores == split_scores and scores["digit_fid"] != plain_scores["digit_fid"]
+    assert scores == split_scores and scores["label_fid"] != plain_scores["label_fid"]
     for metric, value in scores["generator"].items():  # the generator's own, beside the average's
         assert value == plain_scores[metric]
     name = "model.11.weight"
