@@ -45,6 +45,11 @@ def pytest_report_collectionfinish(items):
     return f"{len(items)} tests: {left if LEFT else 'none is left out'}"
 
 
+def slow(*values):
+    """Returns a case of a parametrized test that the default leaves out."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @functools.lru_cache(maxsize=None)
 def few():
     """Returns a folder with MNIST's first 4,000 training and 1,000 test images, and a classifier that reads them."""
@@ -62,7 +67,9 @@ def own(args):
     words = [str(word) for word in args]
     if not {"--resume", "--digits", "--export", "--npz", "--help"} & set(words):
         words += ["--inception_weights", NONE] * ("--inception_weights" not in words)
-        words += ["--data_root", str(few()), "--classifier", str(few() / "classifier.npz")] * ("--data_root" not in words)
+        words += ["--data_root", str(few()), "--classifier", str(few() / "classifier.npz")] * (
+            "--data_root" not in words
+        )
     return words
 
 

@@ -5,7 +5,7 @@ import importlib.util
 
 import numpy as np
 import pytest
-from conftest import REFERENCE, read_log, run
+from conftest import REFERENCE, read_log, run, slow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +24,7 @@ from support.saved.statistics import save_statistics
     "n, m, d",
     [
         *[(500, 500, 64), (500, 300, 64), (50, 500, 64), (70, 65, 64), (50, 5000, 256)],
-        pytest.param(100, 100, 2048, marks=pytest.mark.slow),
+        slow(100, 100, 2048),
     ],
 )
 def test_frechet_distance_equals_sqrtm(n, m, d):
@@ -106,7 +106,7 @@ def test_kernel_distance_is_the_papers_sum():
     assert fid.kernel_distance(a, b) == pytest.approx(within_a + within_b - 2 * between, rel=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["normal", "real digits"])
+@pytest.mark.parametrize("kind", ["normal", slow("real digits")])
 def test_fid_moves_with_the_sample_count_and_kid_does_not(kind):
     """Between two sets from one distribution FID at 50 images is many times FID at 1,000; KID stays at 0."""
     rng, fids = np.random.default_rng(0), {}

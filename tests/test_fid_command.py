@@ -11,7 +11,7 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import ROOT, Hostile, read_npz, refused, run
+from conftest import ROOT, Hostile, few, read_npz, refused, run, slow
 from damage import damaged
 from hypothesis import given, settings
 from PIL import Image
@@ -44,8 +44,9 @@ def digits():
 
 @pytest.fixture
 def lines(capsys, monkeypatch, tmp_path):
-    """A function that runs fid.py in this process, with a cache of its own; returns the lines that it prints."""
+    """A function that runs fid.py in this process, with a cache of its own and few images; returns what it prints."""
     monkeypatch.setattr(jt.compiler, "ck_path", str(tmp_path))
+    monkeypatch.setattr(fid, "load_mnist", lambda train: load_mnist(train, data_root=str(few())))
 
     def run_here(*args):
         assert fid.main(fid.parse_flags([str(arg) for arg in args])) == 0
@@ -60,10 +61,11 @@ def values(found):
 
 
 @pytest.mark.slow
-def test_real_digits_are_near_the_floor_and_noise_far_away(digits, tmp_path, lines):
+def test_real_digits_are_near_the_floor_and_noise_far_away(digits, tmp_path, lines, monkeypatch):
     process = run(SCRIPT, "mnist", save(tmp_path / "real", digits), "--features", "digits")
     assert process.returncode == 0, process.stderr
     real, _ = values(process.stdout.splitlines())
+    monkeypatch.undo()  # all of MNIST
     noise = np.random.default_rng(0).integers(0, 256, (1000, 40, 30, 3), dtype=np.uint8)  # colour, another size
     noise = save(tmp_path / os.fsdecode(b"noise\xff"), noise, "{}.PNG")
     assert real < 10 and values(lines("mnist", noise, "--features", "digits"))[0] > 100 * real
@@ -286,12 +288,12 @@ def test_mnist_is_measured_once(digits, tmp_path, lines, monkeypatch):
     """The second time its features are there; a damaged file is replaced, one that cannot be written is no obstacle."""
     seen, read = [], fid.digit_classifier.read_labels
     monkeypatch.setattr(fid.digit_classifier, "read_labels", lambda *args: seen.append(len(args[1])) or read(*args))
-    command = "mnist", save(tmp_path / "set", digits[:20]), "--features", "digits", "--batch_size", "5000"
+    command = "mnist", save(tmp_path / "set", digits[:20]), "--features", "digits", "--batch_size", "500"
     first = lines(*command)
-    assert first[0] == "real: 10000 images, MNIST's test set, prepared at 32 x 32" and seen == [5000, 5000, 20]
+    assert first[0] == "real: 1000 images, MNIST's test set, prepared at 32 x 32" and seen == [500, 500, 20]
     (kept,) = tmp_path.glob("features-*.npy")
     second = lines(*command)
-    assert seen == [5000, 5000, 20, 20] and str(kept) in second[1] and second[2:] == first[1:]
+    assert seen == [500, 500, 20, 20] and str(kept) in second[1] and second[2:] == first[1:]
     kept.write_bytes(kept.read_bytes()[:1000])
     assert lines(*command) == first and lines(*command) == second
     monkeypatch.setattr(jt.compiler, "ck_path", str(tmp_path / "nowhere"))
@@ -299,7 +301,7 @@ def test_mnist_is_measured_once(digits, tmp_path, lines, monkeypatch):
     assert "cannot be kept" in scored[1] and scored[2:] == first[1:]
 
 
-@pytest.mark.parametrize("kind", ["digits", pytest.param("inception", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["digits", slow("inception")])
 def test_statistics_are_kept_and_give_the_same_value(digits, tmp_path, lines, inception_file, kind):
     folder, other = save(tmp_path / "a", digits[:6]), save(tmp_path / "b", digits[6:10])
     features = ["--features", "digits"] if kind == "digits" else ["--inception_weights", inception_file]
