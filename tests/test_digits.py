@@ -8,7 +8,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from conftest import ROOT, change_log, read_log, read_npz, refused, run, started, train, wait_for
+from conftest import ROOT, change_log, read_log, read_npz, run, started, train, wait_for
 from PIL import Image
 
 import cgan
@@ -106,18 +106,11 @@ def test_anything_else_than_digits_is_refused(refuses, text, what):
     refuses("--digits", text, names=["--digits", what])
 
 
-def test_a_checkpoint_without_a_generator_is_refused(tmp_path):
-    (tmp_path / "results").mkdir()
-    np.savez(tmp_path / "results" / "checkpoint.npz", x=np.zeros(3))
-    refused(tmp_path, SCRIPT, "--digits", "1", names=["--digits", "results/checkpoint.npz", "'log' is missing"])
-
-
 def test_what_cannot_be_kept_alone_is_one_sentence(tmp_path):
     (tmp_path / "text.npz").write_text("no checkpoint")
-    for name in ("missing.npz", "text.npz", "results/reference/generator.npz"):
-        path = tmp_path / name if name != "results/reference/generator.npz" else ROOT / name
-        process = run("-m", "support.saved.checkpoint", path, tmp_path / "generator.npz")
-        assert process.returncode == 2 and process.stderr.count("\n") == 1 and name in process.stderr
+    for path in (tmp_path / "missing.npz", tmp_path / "text.npz", BEST_GENERATOR):
+        with pytest.raises(ValueError, match=re.escape(str(path))):
+            checkpoint.keep_generator(str(path), str(tmp_path / "generator.npz"))
         assert not (tmp_path / "generator.npz").exists()
 
 
@@ -130,7 +123,7 @@ def test_keeping_a_generator_alone_costs_no_file(tmp_path, finished_run):
     process = run("-m", "support.saved.checkpoint", path, path)
     assert process.returncode == 2 and process.stderr.endswith(f"{path} exists already: name a file that does not\n")
     assert path.read_bytes() == before
-    assert run("-m", "support.saved.checkpoint", path, target).returncode == 0
+    checkpoint.keep_generator(str(path), str(target))
     assert (checkpoint.read_generator(str(target))[1]["model.0.bias"] == 1e6).all()
 
 
@@ -163,11 +156,17 @@ def test_any_file_with_a_generator_draws_with_any_seed(tmp_path, finished_run, c
     assert len(set(pictures)) == 4 and len(list(tmp_path.rglob("*.*"))) == 1
 
 
-def test_a_digit_that_was_never_learned_is_refused(tmp_path):
-    np.savez(tmp_path / "five.npz", **read_npz(BEST_GENERATOR))
-    change_log(tmp_path / "five.npz", n_classes=5)
+def test_what_a_generator_cannot_do_is_refused(tmp_path, refuses):
+    """None in the checkpoint, a digit that was never learned, to go on with training."""
+    (tmp_path / "results").mkdir()
+    path, five = tmp_path / "results" / "checkpoint.npz", tmp_path / "five.npz"
+    np.savez(path, x=np.zeros(3))
+    refuses("--digits", "1", "--output_dir", tmp_path, names=["--digits", str(path), "'log' is missing"])
+    np.savez(five, **read_npz(BEST_GENERATOR))
+    change_log(five, n_classes=5)
     names = ["--digits", "five.npz", "labels 0, 1, 2, 3, 4, not 9"]
-    refused(tmp_path, SCRIPT, "--resume", "five.npz", "--digits", "29", names=names)
+    refuses("--resume", five, "--digits", "29", names=names)
+    refuses("--resume", BEST_GENERATOR, names=["--resume", BEST_GENERATOR, "a generator alone"])
 
 
 def test_digits_say_which_epoch_draws_and_which_was_better(tmp_path, finished_run, capsys):
@@ -221,10 +220,6 @@ def test_folders_and_files_of_an_export_sort_by_number(tmp_path):
     assert values == [12 * i + label for label in range(12) for i in range(11)]
     export.write_folder(str(tmp_path / "named"), images[:1, :2], ["cat", "old_car"], 1)
     assert sorted(path.name for path in (tmp_path / "named").iterdir()) == ["cat", "old_car"]
-
-
-def test_a_generator_alone_cannot_go_on(refuses):
-    refuses("--resume", BEST_GENERATOR, names=["--resume", BEST_GENERATOR, "a generator alone"])
 
 
 def test_an_export_that_is_stopped_leaves_nothing(tmp_path):
