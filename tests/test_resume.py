@@ -145,10 +145,8 @@ def test_interrupts_are_one_sentence(tmp_path, name, status, moment):
             wait_for(lambda: catches(process, signal.SIGTERM))
         else:
             assert any("Epoch 2/99] [Batch 0" in line for line in process.stdout)
-        start = time.monotonic()
         process.send_signal(getattr(signal, name))
         _, errors = process.communicate()
-    assert time.monotonic() - start < 2
     assert process.returncode == status
     (line,) = errors.split("\n")[1:-1]
     assert "stopped" in line

@@ -465,7 +465,7 @@ def test_checkpoint_holds_both_networks_and_both_optimizers(finished_run):
 
 def test_the_best_generator_is_kept_and_every_nth(tmp_path, monkeypatch):
     """It goes on with the run, in its folder or another; --overwrite deletes it."""
-    flags, fids = "--max_batches 2 --sample_interval 99 --fid_interval 1".split(), []
+    flags, fids = "--max_batches 2 --sample_interval 99 --fid_interval 1 --hidden_d 16 --img_size 8".split(), []
     monkeypatch.setattr(cgan, "Evaluation", lambda *_: lambda *_: {"digit_fid": fids.pop(0)} if fids else {})
 
     def weights(folder, name):
