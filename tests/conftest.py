@@ -36,7 +36,7 @@ LEFT = []  # tests that the markers leave out
 
 def pytest_configure(config):
     """Leaves the slow tests out where the command line names no tests."""
-    if config.args_source is config.ArgsSource.TESTPATHS and not config.option.keyword:
+    if config.args_source is not config.ArgsSource.ARGS and not config.option.keyword:
         config.option.markexpr = config.option.markexpr or "not slow"
 
 
