@@ -226,4 +226,4 @@ def test_without_a_network_training_says_so_once_and_goes_on(tmp_path):
     assert process.stdout.count("FID is left out") == 1 and "--inception_weights" in process.stdout
     (evaluation,) = read_log(tmp_path)["evaluations"]
     assert (evaluation["fid"], evaluation["kid"], evaluation["fid_samples"]) == (None, None, 100)
-    assert evaluation["digit_fid"] > 0 and 0 <= evaluation["label_accuracy"] <= 1
+    assert evaluation["label_fid"] > 0 and 0 <= evaluation["label_accuracy"] <= 1

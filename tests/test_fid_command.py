@@ -61,17 +61,18 @@ def values(found):
 
 
 @pytest.mark.slow
-def test_real_digits_are_near_the_floor_and_noise_far_away(digits, tmp_path, lines, monkeypatch):
-    process = run(SCRIPT, "mnist", save(tmp_path / "real", digits), "--features", "digits")
-    assert process.returncode == 0, process.stderr
-    real, _ = values(process.stdout.splitlines())
-    monkeypatch.undo()  # all of MNIST
+def test_real_digits_are_near_the_floor_and_noise_far_away(digits, tmp_path):
+    def score(source, *flags):
+        process = run(SCRIPT, "mnist", source, "--features", "digits", *flags)
+        assert process.returncode == 0, process.stderr
+        return values(process.stdout.splitlines())[0]
+
+    real = score(save(tmp_path / "real", digits))
     noise = np.random.default_rng(0).integers(0, 256, (1000, 40, 30, 3), dtype=np.uint8)  # colour, another size
     noise = save(tmp_path / os.fsdecode(b"noise\xff"), noise, "{}.PNG")
-    assert real < 10 and values(lines("mnist", noise, "--features", "digits"))[0] > 100 * real
+    assert real < 10 and score(noise) > 100 * real
     shuffled = save(tmp_path / "shuffled", digits[np.random.default_rng(0).permutation(1000)])
-    again = lines("mnist", shuffled, "--features", "digits", "--batch_size", "7")
-    assert values(again)[0] == pytest.approx(real, rel=1e-4)
+    assert score(shuffled, "--batch_size", "7") == pytest.approx(real, rel=1e-4)
 
 
 def test_inception_features_of_folders_with_mixed_sizes(digits, tmp_path, inception_file, lines):
