@@ -1,12 +1,16 @@
 """What several tests share. The tests run the project's own scripts, on real MNIST, as a user would."""
 
+import atexit
 import contextlib
+import functools
 import gzip
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -20,20 +24,65 @@ from PIL import Image
 # network
 ENVIRONMENT = {**os.environ, "https_proxy": "http://127.0.0.1:9"}
 
-from support import inception_sources
+from support import idx, inception_sources
 from support.inception_weights import NONE
+from support.saved.classifier import WEIGHTS
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path(__file__).resolve().parent / "reference"
 inception_sources.SOUGHT = (NONE,)  # FID takes seconds each time: only runs that name weights have it
 MNIST = Path(jittor_offline.__file__).parent  # the real one's files, which FILES in support/idx.py names
+LEFT = []  # tests that the markers leave out
+
+
+def pytest_configure(config):
+    """Leaves the slow tests out where the command line names no tests."""
+    if config.args_source is not config.ArgsSource.ARGS and not config.option.keyword:
+        config.option.markexpr = config.option.markexpr or "not slow"
+
+
+def pytest_deselected(items):
+    LEFT.extend(items)
+
+
+def pytest_report_collectionfinish(config, items):
+    """Says what is run and what is left."""
+    if config.option.markexpr != "not slow":
+        return f"{len(items)} tests are run, {len(LEFT)} are left out"
+    more = f"{len(LEFT)} slower ones are left to: python -m pytest -m 'slow or not slow', about 12 minutes"
+    return f"{len(items)} tests of every contract, about 2 minutes on 2 cores; {more}"
+
+
+def slow(*values):
+    """Returns a case of a parametrized test that the default leaves out."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@functools.lru_cache(maxsize=None)
+def few():
+    """Returns a folder with MNIST's first 4,000 training and 1,000 test images, and a classifier that reads them."""
+    folder = Path(tempfile.mkdtemp(prefix="few-mnist-"))
+    atexit.register(shutil.rmtree, folder)
+    for (images, labels), n in zip(idx.FILES, (4000, 1000)):
+        write_idx(folder / images, [2051, n, 28, 28], next(idx.read_idx(MNIST / images, idx.IMAGE_MAGIC, n)))
+        write_idx(folder / labels, [2049, n], next(idx.read_idx(MNIST / labels, idx.LABEL_MAGIC, n)))
+    np.savez(folder / "classifier.npz", **{**read_npz(WEIGHTS), "data": idx.data_facts(str(folder)).sha256})
+    return folder
+
+
+def own(args):
+    """Returns flags of cgan.py as words; a new run has few images and no FID unless these say otherwise."""
+    words, data = [str(word) for word in args], str(few())
+    if not {"--resume", "--digits", "--export", "--npz", "--help"} & set(words):
+        words += ["--inception_weights", NONE] * ("--inception_weights" not in words)
+        words += ["--data_root", data, "--classifier", f"{data}/classifier.npz"] * ("--data_root" not in words)
+    return words
 
 
 def command(args):
-    """Returns `python *args` as words; a new run of cgan.py that names no weights has no FID either."""
-    words = [str(word) for word in args]
-    own = {"--resume", "--digits", "--inception_weights"} & set(words)
-    return [sys.executable, *words, *["--inception_weights", NONE] * (words[0].endswith("cgan.py") and not own)]
+    """Returns `python *args` as words, with what `own` adds."""
+    script, *flags = map(str, args)
+    return [sys.executable, script, *(own(flags) if script.endswith("cgan.py") else flags)]
 
 
 def run(*args, cwd=ROOT, timeout=600, preexec_fn=None, **env):
@@ -100,13 +149,17 @@ def refused(tmp_path, *args, names):
 
 
 @pytest.fixture
-def refuses(capsys):
-    """A function that asserts, in this process, that cgan.py refuses flags, in one line with all of `names`."""
+def refuses(capsys, monkeypatch):
+    """A function that asserts, in this process, that a program refuses flags, in one line with all of `names`.
+
+    program: a function that reads the command line, by default cgan.py's.
+    """
     import cgan
 
-    def check(*flags, names):
+    def check(*flags, names, program=cgan.parse_flags):
+        monkeypatch.setattr(sys, "argv", ["program", *map(str, flags)])
         with pytest.raises(SystemExit) as end:
-            cgan.parse_flags([str(flag) for flag in flags])
+            program()
         output, line = capsys.readouterr()
         assert end.value.code == 2 and not output and line.count("\n") == 1
         for name in names:
@@ -119,7 +172,7 @@ def train(folder, *flags):
     """Trains as cgan.py does, but in this process, which is quicker and can be watched; returns the log."""
     import cgan
 
-    cgan.train(cgan.parse_flags([*map(str, flags), "--output_dir", str(folder)]))
+    cgan.train(cgan.parse_flags([*own(flags), "--output_dir", str(folder)]))
     return read_log(folder)
 
 
@@ -221,7 +274,8 @@ def inception_file(inception_weights, tmp_path_factory):
 def finished_run(inception_file, tmp_path_factory):
     """A real run of cgan.py: (its folder, the finished process)."""
     folder = tmp_path_factory.mktemp("run")
-    flags = "--n_epochs 2 --max_batches 60 --sample_interval 50 --fid_interval 1 --fid_samples 10".split()
+    flags = "--n_epochs 2 --max_batches 60 --sample_interval 50 --fid_interval 1 --fid_samples 3".split()
+    flags += ["--data_root", "default"]  # the whole of MNIST
     process = run("cgan.py", *flags, "--inception_weights", inception_file, "--output_dir", folder)
     assert process.returncode == 0, process.stderr
     return folder, process

@@ -11,7 +11,6 @@ from support.fast.layers import FusedSequential, Tanh
 pytestmark = pytest.mark.usefixtures("processor")
 
 
-@pytest.mark.slow
 def test_adam_is_jittors_adam():
     """50 steps of the whole generator on the same gradients."""
     noise, labels = jt.randn(64, 100), jt.randint(0, 10, (64,))

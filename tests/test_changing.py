@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from conftest import ROOT, read_log, read_npz
+from conftest import ROOT, own, read_log, read_npz
 from PIL import Image
 
 GUIDE = (ROOT / "docs" / "changing.md").read_text(encoding="utf-8")
@@ -37,7 +37,9 @@ def load(path):
     return module
 
 
-@pytest.mark.parametrize("number", range(len(recipes())), ids=[title for title, _ in recipes()])
+@pytest.mark.parametrize(
+    "number", [pytest.param(i, id=x, marks=[pytest.mark.slow] * (i > 0)) for i, (x, _) in enumerate(recipes())]
+)
 def test_a_recipe_trains_resumes_and_draws(tmp_path, number, capsys):
     _, diff = recipes()[number]
     path = tmp_path / "changed.py"
@@ -47,7 +49,7 @@ def test_a_recipe_trains_resumes_and_draws(tmp_path, number, capsys):
         for i, n in enumerate(n_epochs):
             flags = ["--resume"] if i else FLAGS[:-1]
             flags += ["--n_epochs", str(n), "--output_dir", str(tmp_path / folder)]
-            variant.train(variant.parse_flags(flags))
+            variant.train(variant.parse_flags(own(flags)))
     logs = [read_log(tmp_path / folder) for folder in ("straight", "resumed")]
     straight, resumed = (read_npz(tmp_path / name / "results" / "checkpoint.npz") for name in ("straight", "resumed"))
     for name, value in straight.items():

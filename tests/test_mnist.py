@@ -158,6 +158,7 @@ def read_many(folder):
     print(memory("VmHWM"))
 
 
+@pytest.mark.slow
 def test_many_images_are_read_in_parts(tmp_path, digits):
     """Of 280,000 images there are 287 MB in the end, and never the 220 MB of their files beside them."""
     for names, n in zip(idx.FILES, (280000, 10000)):

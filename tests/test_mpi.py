@@ -8,7 +8,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, ROOT, command_of, read_log, run, wait_for
+from conftest import ENVIRONMENT, ROOT, command_of, own, read_log, run, wait_for
 
 import cgan
 from support.device import jt
@@ -71,7 +71,7 @@ def train_and_die(*flags):
 
 def start(function, *flags, cwd, processes):
     mpirun = ["mpirun", "-np", str(processes), "--oversubscribe"] if processes > 1 else []
-    command = [*mpirun, *command_of(function, *flags)]
+    command = [*mpirun, *command_of(function, *own(flags))]
     return subprocess.run(command, cwd=cwd, env={**ENVIRONMENT, **AS_ROOT}, capture_output=True, text=True, timeout=900)
 
 

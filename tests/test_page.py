@@ -15,8 +15,6 @@ from support.pages import networks, page
 from support.saved import log as saved_log
 from support.saved.log import check_log, kinds_of
 
-pytestmark = pytest.mark.slow
-
 REFERENCE_LOG = ROOT / "results" / "reference" / "log.json"
 NUMBER = "31415926"
 MARKUP = "<script>alert(1)<"  # a folder; with "script>" in it, the whole path is markup
@@ -112,6 +110,7 @@ def state(browser):
     return int(find(browser, "#batch").text), pixels, cursors, find(browser, "#curves").text
 
 
+@pytest.mark.slow
 def test_the_slider_moves_grid_cursors_and_scores_together(browser, run_page, finished_run):
     visit(browser, run_page)
     assert_quiet(browser, run_page)
@@ -137,6 +136,7 @@ def test_the_slider_moves_grid_cursors_and_scores_together(browser, run_page, fi
     assert state(browser)[0] == 50
 
 
+@pytest.mark.slow
 def test_playing_and_both_languages(browser, launch, run_page):
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -197,6 +197,7 @@ def test_it_draws_what_cgan_draws_and_saves_it(browser, reference_page):
     assert (pixels[2:34, 2:34] == digits[0]).all() and (pixels[2:34, 36:68] == digits[1]).all()
 
 
+@pytest.mark.slow
 def test_the_classifier_reads_what_the_page_in_docs_was_asked_to_draw(browser):
     from support import digit_classifier
 
@@ -211,6 +212,7 @@ def test_the_classifier_reads_what_the_page_in_docs_was_asked_to_draw(browser):
     assert (digits == np.arange(1000) % 10).mean() >= 0.99
 
 
+@pytest.mark.slow
 def test_what_the_discriminator_says(browser, run_page, finished_run):
     """Its weights have 8 bits in the page: enough for the two decimals that are shown."""
     import cgan
@@ -230,6 +232,7 @@ def test_what_the_discriminator_says(browser, run_page, finished_run):
     assert abs(shown - validity).max() < 0.03
 
 
+@pytest.mark.slow
 def test_noise_and_labels_between_two(browser, reference_page):
     visit(browser, reference_page)
     set_to = "const range = document.getElementById(arguments[0]); range.value = arguments[1]; range.oninput()"
@@ -249,6 +252,7 @@ def test_noise_and_labels_between_two(browser, reference_page):
     assert (canvases(browser) == start).all()
 
 
+@pytest.mark.slow
 def test_several_runs_beside_each_other(browser, run_page, finished_run, tmp_path):
     """And markup in a path or a log is text; whatever is long is not wider than the screen."""
     other = tmp_path / MARKUP / "script>" / ("long" * 20)
@@ -276,6 +280,7 @@ def test_several_runs_beside_each_other(browser, run_page, finished_run, tmp_pat
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+@pytest.mark.slow
 def test_a_run_that_is_going_on_without_pictures_weights_or_scores(browser, finished_run, tmp_path):
     log = read_log(finished_run[0])
     for row in log["evaluations"]:
@@ -294,6 +299,7 @@ def test_a_run_that_is_going_on_without_pictures_weights_or_scores(browser, fini
     assert "KID" not in find(browser, "#scores").text
 
 
+@pytest.mark.slow
 def test_whatever_the_log_holds_is_shown(browser, tmp_path):
     epochs = [{"epoch": i, "d_loss": -i, "penalty": i, "penalty_last": 2 * i, "x_loss": None} for i in (1, 2)]
     evaluations = [{"epoch": 2, "label_fid": 12.5, "digit_fid": None, "sharp_edges": -7.25, "class_accuracy": [1]}]
@@ -311,6 +317,7 @@ def test_whatever_the_log_holds_is_shown(browser, tmp_path):
     assert "Label FID compares" in text and not [word for word in ("igit", "KID", "accuracy") if word in text]
 
 
+@pytest.mark.slow
 def test_fids_that_cannot_be_compared_are_not_joined(browser, tmp_path):
     kinds = [("a", 100), ("a", 100), ("b", 100), ("a", 1000)]
     rows = [
@@ -338,6 +345,7 @@ def test_fids_that_cannot_be_compared_are_not_joined(browser, tmp_path):
     assert "weights" not in find(browser, "#scores").text
 
 
+@pytest.mark.slow
 def test_a_log_of_very_many_epochs(browser, tmp_path):
     epochs = [{"epoch": i, "d_loss": 1 / i, "seconds": 2} for i in range(1, 130001)]
     evaluations = [{"epoch": i, "digit_fid": i} for i in (10, 20, 130000)]
@@ -369,6 +377,7 @@ def save_networks(folder, n_classes, names=None, **layers):
     return folder / "log.json", arrays
 
 
+@pytest.mark.slow
 def test_more_classes_than_digits_and_a_network_that_is_left_out(browser, tmp_path):
     log, arrays = save_networks(tmp_path, 26, discriminator="its layer 2 is a Conv, which a page cannot compute")
     path, process = write_page(tmp_path / "page", log)
@@ -386,6 +395,7 @@ def test_more_classes_than_digits_and_a_network_that_is_left_out(browser, tmp_pa
     assert abs(canvases(browser).reshape(2, 64) - (expected + 1) * 127.5).max() <= 1
 
 
+@pytest.mark.slow
 def test_labels_are_typed_by_their_names(browser, tmp_path):
     path, _ = write_page(tmp_path / "page", save_networks(tmp_path, 3, ["cat", "dog", "old_car"])[0])
     visit(browser, path)
@@ -397,6 +407,7 @@ def test_labels_are_typed_by_their_names(browser, tmp_path):
     assert_quiet(browser, path)
 
 
+@pytest.mark.slow
 def test_a_generator_that_is_left_out(browser, tmp_path):
     path, process = write_page(tmp_path / "page", save_networks(tmp_path, 10, generator="it has no .model")[0])
     assert process.stderr.endswith("the generator is left out of the page: it has no .model\n")
@@ -449,6 +460,7 @@ def data_of(path):
     return json.loads(text.partition("</script>")[0], parse_constant=pytest.fail)  # a browser knows no NaN
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, left_out", [("results/checkpoint.npz", "generator"), ("images/50.png", 50)])
 def test_what_cannot_be_read_is_named_and_left_out(finished_run, tmp_path, name, left_out):
     shutil.copytree(finished_run[0], tmp_path / "run")
@@ -460,6 +472,7 @@ def test_what_cannot_be_read_is_named_and_left_out(finished_run, tmp_path, name,
     assert isinstance(data["networks"]["generator"], str) == (left_out == "generator")
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_left_out(finished_run, tmp_path):
     """Fewer grids first, then a coarser generator, then no discriminator; the file keeps to the limit."""
     shutil.copytree(finished_run[0], tmp_path / "run")
@@ -480,6 +493,7 @@ def test_what_does_not_fit_is_left_out(finished_run, tmp_path):
     assert [networks for _, *networks in kept] == [[2, 1], [2, 1], [1, 1], [1, 0], [0, 0]]
 
 
+@pytest.mark.slow
 def test_whatever_a_log_holds_the_page_has_its_size(tmp_path):
     """Rows are thinned first, whatever is in them; where there are no grids, none are waited for."""
     values = {f"number{i}": i / 7 for i in range(500)}

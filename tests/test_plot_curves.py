@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import pytest
 from conftest import ROOT, read_log, refused, run
@@ -19,15 +20,22 @@ def drawn(folder):
     return {path.name for path in folder.glob("*.png")}
 
 
-def draw(logs, folder):
-    """Writes logs as read_log returns them and draws their curves with the script; returns what it printed."""
-    for name, log in logs.items():
-        (folder / name).mkdir(exist_ok=True)
-        (folder / name / "log.json").write_text(json.dumps(log))
-    paths = [folder / name / "log.json" for name in logs]
-    process = run("plot_curves.py", *paths, "--output_dir", folder / "curves", DISPLAY="", MPLBACKEND="TkAgg")
-    assert process.returncode == 0 and not process.stderr, process.stderr
-    return process.stdout
+@pytest.fixture
+def draw(monkeypatch, capsys):
+    """A function that writes logs as read_log returns them and draws their curves; returns what is printed."""
+
+    def draw_here(logs, folder):
+        for name, log in logs.items():
+            (folder / name).mkdir(exist_ok=True)
+            (folder / name / "log.json").write_text(json.dumps(log))
+        paths = [str(folder / name / "log.json") for name in logs]
+        monkeypatch.setattr(sys, "argv", ["plot_curves.py", *paths, "--output_dir", str(folder / "curves")])
+        plot_curves.main()
+        output, errors = capsys.readouterr()
+        assert not errors
+        return output
+
+    return draw_here
 
 
 def small(epochs=({"d_loss": 1, "g_loss": 1},), evaluations=({"fid": None},), **more):
@@ -36,7 +44,7 @@ def small(epochs=({"d_loss": 1, "g_loss": 1},), evaluations=({"fid": None},), **
     return {"epochs": rows[0], "evaluations": rows[1], "config": {}, "environment": {}, "changes": [], **more}
 
 
-def test_curves_of_a_real_run_alone_and_beside_one_without_fid(finished_run, tmp_path):
+def test_curves_of_a_real_run_alone_and_beside_one_without_fid(finished_run, tmp_path, draw):
     log = read_log(finished_run[0])
     for logs in ({"run": log}, {"run": log, "other": {**log, "evaluations": [{"epoch": 1, "fid": None}]}}):
         draw(logs, tmp_path)
@@ -44,12 +52,15 @@ def test_curves_of_a_real_run_alone_and_beside_one_without_fid(finished_run, tmp
         with Image.open(tmp_path / "curves" / "loss.png") as image:
             assert image.height == 675 * len(logs)  # of two runs, a panel for each loss
     one_row = {name: rows[:1] if isinstance(rows, list) else rows for name, rows in log.items()}
+    (tmp_path / "run" / "log.json").write_text(json.dumps(one_row))
     (tmp_path / "curves" / "fid.png").unlink()
-    draw({"run": one_row}, tmp_path)
+    words = [tmp_path / "run", "--output_dir", tmp_path / "curves"]
+    process = run("plot_curves.py", *words, DISPLAY="", MPLBACKEND="TkAgg")  # no screen
+    assert process.returncode == 0 and not process.stderr, process.stderr
     assert drawn(tmp_path / "curves") == {"loss.png", "fid.png"}
 
 
-def test_why_there_is_no_fid_is_said(tmp_path):
+def test_why_there_is_no_fid_is_said(tmp_path, draw):
     assert "no FID in the log (Inception's weights were not available, or failed)" in draw({"run": small()}, tmp_path)
     said = draw({"run": small(evaluations=[])}, tmp_path)
     assert "not available" not in said and "no epoch is evaluated" in said
@@ -112,7 +123,7 @@ def panels(figure):
     return {axes.get_ylabel(): axes.get_ylim() for axes in figure.axes}
 
 
-def test_whatever_is_recorded_is_drawn_below_0_too(figures, tmp_path):
+def test_whatever_is_recorded_is_drawn_below_0_too(figures, tmp_path, draw):
     epochs = [
         {"d_loss": -1, "g_loss": -2, "d_loss_last": 0, "penalty": 5, "batches": 3, "seconds": 2.5, "note": "x"},
         {"d_loss": -3, "g_loss": -4, "d_loss_last": 1, "cycle_loss": 1.5, "penalty": 6, "penalty_last": None},
@@ -120,7 +131,6 @@ def test_whatever_is_recorded_is_drawn_below_0_too(figures, tmp_path):
     evaluations = [{"fid": None, "label_fid": 8, "sharpness": -1, "label_accuracy": 0.5, "class_accuracy": [1]}]
     log = small(epochs, [*evaluations, {"fid": "?", "fid_samples": 10, "inception_sha256": "0f"}])
     draw({"run": log}, tmp_path)
-    plot_curves.plot_curves({"run": log}, str(tmp_path))
     losses, penalty = panels(figures[0]).items()
     assert losses[0].startswith("mean loss") and losses[1][0] < -4 < -1 < losses[1][1]
     assert legend(figures[0].axes[0]) == ["discriminator", "generator", "cycle"]
@@ -157,9 +167,9 @@ def test_the_last_batchs_losses_lie_thinly_behind_the_means(finished_run, figure
         ({"changes": [{"epoch": 1, "environment": 3}]}, "'environment' must be a dictionary"),
     ],
 )
-def test_a_log_that_cannot_be_drawn(tmp_path, change, what):
+def test_a_log_that_cannot_be_drawn(tmp_path, refuses, change, what):
     (tmp_path / "log.json").write_text(json.dumps(small(**change)))
-    refused(tmp_path, ROOT / "plot_curves.py", "log.json", names=["log.json", what])
+    refuses(tmp_path / "log.json", names=["log.json", what], program=plot_curves.main)
 
 
 @pytest.mark.parametrize(
@@ -248,8 +258,9 @@ def test_fids_that_cannot_be_compared_are_curves_of_their_own(figures, tmp_path)
     assert figures[-1].axes[0].get_ylabel().endswith("\n100 images, weights original aaaaaaaa")
 
 
+@pytest.mark.slow
 # ---------------------------------------------------------------- whatever is drawn, wherever
-def test_the_users_settings_of_matplotlib_change_nothing(finished_run, tmp_path):
+def test_the_users_settings_of_matplotlib_change_nothing(finished_run, tmp_path, draw):
     log = read_log(finished_run[0])
     draw({"run": log}, tmp_path)
     plain = {name: (tmp_path / "curves" / name).read_bytes() for name in ("loss.png", "fid.png")}
@@ -288,6 +299,7 @@ def make_font(path, letters):
     font.save(path)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")  # matplotlib warns of a letter that it draws as a box
 def test_letters_that_matplotlibs_own_font_lacks(figures, tmp_path, monkeypatch, capsys):
     from matplotlib import font_manager
@@ -308,6 +320,7 @@ def test_letters_that_matplotlibs_own_font_lacks(figures, tmp_path, monkeypatch,
     assert "no. 2 in the pictures is 慢判别器\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_many_runs_and_long_names(figures, tmp_path, capsys):
     names = [*(f"run{i}" for i in range(59)), "l" * 100 + "m" * 100]
     plot_curves.plot_curves(dict.fromkeys(names, small(evaluations=[{"digit_fid": 3}])), str(tmp_path))
@@ -326,18 +339,19 @@ def test_many_runs_and_long_names(figures, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["loss.png", "run.html"])
-def test_a_target_that_cannot_be_written(tmp_path, name):
+def test_a_target_that_cannot_be_written(tmp_path, monkeypatch, capsys, name):
     (tmp_path / "log.json").write_text(json.dumps(small()))
     (tmp_path / name).mkdir()
-    process = run("plot_curves.py", tmp_path)
-    assert process.returncode == 2 and process.stderr.count("\n") == 1
-    assert f"{name} cannot be written: Is a directory" in process.stderr
+    monkeypatch.setattr(sys, "argv", ["plot_curves.py", str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"):
+        plot_curves.main()
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and f"{name} cannot be written: Is a directory" in line
 
 
 # ---------------------------------------------------------------- how a log is named
 def test_before_there_is_a_run(tmp_path):
     what = ["results/log.json: No such file", "python cgan.py", "results/reference/log.json"]
-    refused(tmp_path, ROOT / "plot_curves.py", "results/log.json", names=what)
     refused(tmp_path, ROOT / "plot_curves.py", ".", names=what)
 
 
@@ -353,7 +367,7 @@ def test_a_folder_is_its_run_and_a_byte_order_mark_does_no_harm(tmp_path):
         assert '"name": "run' in page and '"name": "copied' in page
 
 
-def test_a_pipe_is_no_log(tmp_path):
+def test_a_pipe_is_no_log(tmp_path, refuses):
     os.mkfifo(tmp_path / "log.json")
-    refused(tmp_path, ROOT / "plot_curves.py", "log.json", names=["log.json is a pipe or a device"])
-    refused(tmp_path, ROOT / "plot_curves.py", "/dev/zero", names=["/dev/zero is a pipe or a device"])
+    for path in (tmp_path / "log.json", "/dev/zero"):
+        refuses(path, names=[f"{path} is a pipe or a device"], program=plot_curves.main)

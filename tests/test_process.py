@@ -21,7 +21,6 @@ from support.runs.resume import version_of
 from support.saved import paths
 from support.saved.paths import REFERENCE_LOG, atomic_write, make_folders
 
-pytestmark = pytest.mark.slow
 SCRIPT = ROOT / "cgan.py"
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 
@@ -39,6 +38,7 @@ def test_a_reader_that_ends_ends_the_run_with_its_last_epoch_saved(tmp_path):
     assert line.endswith(f"to go on: python {SCRIPT} --resume --output_dir {tmp_path}/run")
 
 
+@pytest.mark.slow
 def test_a_path_that_is_no_text(tmp_path):
     """Also in the sentence behind Ctrl-C."""
     folder = os.fsencode(tmp_path) + b"/\xff run"
@@ -57,6 +57,7 @@ def test_several_processes_without_jittors_compiler(tmp_path, monkeypatch):
     refused(tmp_path, SCRIPT, names=["mpicc", "libopenmpi-dev"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes, sizes", [("3", "64"), ("12", "64"), ("64", "64 and of the last batch, 32")])
 def test_a_batch_that_the_processes_cannot_share_equally(tmp_path, monkeypatch, processes, sizes):
     monkeypatch.setitem(ENVIRONMENT, "OMPI_COMM_WORLD_SIZE", processes)
@@ -355,6 +356,7 @@ def test_the_users_own_picture_of_digits_is_not_replaced(tmp_path):
     refused(tmp_path, SCRIPT, "--digits", "7", names=["--digits", "digits.png lacks this program's mark"])
 
 
+@pytest.mark.slow
 def test_grids_of_a_run_that_was_stopped_in_its_first_epoch_are_not_the_next_ones(tmp_path):
     """Nor a grid of an epoch that is no longer done; a picture of the user's that has come between costs no run."""
     flags = "--n_epochs 1 --max_batches 4 --output_dir".split()
@@ -372,6 +374,7 @@ def test_grids_of_a_run_that_was_stopped_in_its_first_epoch_are_not_the_next_one
     assert "6.png: lacks this program's mark" in line and line.endswith("is not replaced. The run goes on.")
 
 
+@pytest.mark.slow
 def test_a_page_that_cannot_be_written_costs_no_run(tmp_path):
     (tmp_path / "results" / "run.html").mkdir(parents=True)
     process = run(SCRIPT, *"--n_epochs 1 --max_batches 2 --output_dir".split(), tmp_path)

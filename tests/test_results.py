@@ -110,7 +110,8 @@ def test_the_first_epoch_is_trained_again(tmp_path):
     for path in COMPARED:
         configurations.setdefault(path.parent.name, []).append(json.loads(path.read_text()))
     seeds = configurations[compare.REPORT]
-    process = run("cgan.py", "--n_epochs", "1", "--sample_interval", "100000", "--output_dir", tmp_path)
+    flags = "--data_root default --n_epochs 1 --sample_interval 100000 --output_dir".split()
+    process = run("cgan.py", *flags, tmp_path)
     assert process.returncode == 0, process.stderr
     ours, *theirs = (rows["epochs"][0] for rows in (read_log(tmp_path / "results/log.json"), *seeds))
     kept = json.loads((REFERENCE / "first_epoch.json").read_text())

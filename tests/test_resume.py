@@ -19,6 +19,7 @@ from conftest import (
     ROOT,
     Hostile,
     change_log,
+    few,
     read_log,
     read_npz,
     refused,
@@ -40,7 +41,6 @@ from support.runs.resume import describe_saved
 from support.saved import checkpoint, classifier
 from support.saved import log as saved_log
 
-pytestmark = pytest.mark.slow
 SCRIPT = ROOT / "cgan.py"
 FLAGS = "--max_batches 20 --sample_interval 15 --fid_interval 1 --fid_samples 3".split()  # every last epoch is scored
 KILLS = int(os.environ.get("KILLS", "6"))  # 20 take two minutes
@@ -71,13 +71,15 @@ def straight(tmp_path_factory, inception_file):
 def test_split_runs_end_in_the_same_bits(tmp_path, straight):
     """Interrupted after every epoch."""
     flags, expected, *_ = straight
-    assert run(SCRIPT, "--n_epochs", "1", *flags, cwd=tmp_path).returncode == 0
-    for stop in (2, 3, 4):
-        process = run(SCRIPT, "--resume", "--n_epochs", stop, cwd=tmp_path)
-        assert process.returncode == 0, process.stderr
+    train(tmp_path, "--n_epochs", 1, *flags)
+    for stop in (2, 3):
+        train(tmp_path, "--resume", "--n_epochs", stop)
+    process = run(SCRIPT, "--resume", "--n_epochs", 4, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
     assert outcome(tmp_path) == expected
 
 
+@pytest.mark.slow
 def test_killed_runs_end_in_the_same_bits(tmp_path, straight):
     """SIGKILL at random moments of a whole run; every file is readable after every kill."""
     flags, expected, _, seconds = straight
@@ -102,6 +104,7 @@ def test_killed_runs_end_in_the_same_bits(tmp_path, straight):
     assert not list(tmp_path.rglob("*.new"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--n_epochs", 5]])
 def test_an_epoch_is_saved_before_it_is_scored_and_a_resume_scores_it(tmp_path, monkeypatch, straight, more):
     """Also if it is not the last one any more: the log becomes that of a run that was not stopped."""
@@ -124,6 +127,7 @@ def test_an_epoch_is_saved_before_it_is_scored_and_a_resume_scores_it(tmp_path, 
     assert more or outcome(tmp_path) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, status", [("SIGINT", 130), ("SIGTERM", 143)])
 @pytest.mark.parametrize("moment", ["import", "training"])
 def test_interrupts_are_one_sentence(tmp_path, name, status, moment):
@@ -136,10 +140,8 @@ def test_interrupts_are_one_sentence(tmp_path, name, status, moment):
             time.sleep(0.1)  # of about a second
         else:
             assert any("Epoch 2/99] [Batch 0" in line for line in process.stdout)
-        start = time.monotonic()
         process.send_signal(getattr(signal, name))
         _, errors = process.communicate()
-    assert time.monotonic() - start < 2
     assert process.returncode == status
     (line,) = errors.split("\n")[1:-1]
     assert "stopped" in line
@@ -166,6 +168,7 @@ def test_a_finished_run_resumed_is_done(tmp_path, straight):
     assert (tmp_path / "run" / "results" / "run.html").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_in_another_folder_leaves_nothing_of_the_run_there(tmp_path, straight):
     shutil.copytree(straight[2], tmp_path / "first")
     assert run(SCRIPT, *"--n_epochs 1 --max_batches 2 --seed 5".split(), cwd=tmp_path).returncode == 0
@@ -177,10 +180,15 @@ def test_a_run_that_goes_on_in_another_folder_leaves_nothing_of_the_run_there(tm
     assert outcome(tmp_path / "first") == straight[1]
 
 
+@pytest.mark.slow
 def test_what_changes_on_resume_is_logged_with_its_epoch(tmp_path, monkeypatch):
+    """--lr alone is both optimizers' rate."""
     train(tmp_path, "--max_batches", 3, "--n_epochs", 1)
+    shutil.copytree(tmp_path, tmp_path / "other")
+    other = train(tmp_path / "other", *"--resume --n_epochs 2 --lr 0.01 --lr_d 0.01".split())
     for epochs, flags in ((2, ["--lr", 0.01]), (3, []), (4, ["--lr_d", 0.02, "--fid_samples", 5])):
         log = train(tmp_path, "--resume", "--n_epochs", epochs, *flags)
+    assert log["epochs"][1]["g_loss"] == other["epochs"][1]["g_loss"]
     assert log["config"]["lr"] == 0.0002 and log["config"]["lr_d"] is None and log["config"]["n_epochs"] == 4
     assert log["changes"] == [
         {"epoch": 2, "config": {"lr": 0.01}},
@@ -191,15 +199,6 @@ def test_what_changes_on_resume_is_logged_with_its_epoch(tmp_path, monkeypatch):
     log = train(tmp_path, "--resume", "--n_epochs", 5)
     assert log["changes"][2:] == [{"epoch": 5, "environment": {"code": "other code", "threads": "77"}}]
     assert log["environment"]["code"] != "other code"
-
-
-def test_both_rates_follow_lr(tmp_path):
-    """--lr alone is both optimizers' rate, also on resume."""
-    train(tmp_path / "one", "--max_batches", 3, "--n_epochs", 1)
-    shutil.copytree(tmp_path / "one", tmp_path / "other")
-    one = train(tmp_path / "one", *"--resume --n_epochs 2 --lr 0.01".split())
-    other = train(tmp_path / "other", *"--resume --n_epochs 2 --lr 0.01 --lr_d 0.01".split())
-    assert one["epochs"][1]["g_loss"] == other["epochs"][1]["g_loss"]
 
 
 class PlainGenerator(nn.Module):
@@ -223,30 +222,14 @@ class PlainDiscriminator(nn.Module):
         return self.judge(images.reshape(len(labels), -1)) + self.shift(labels)
 
 
-class Off(nn.Dropout):
-    def execute(self, values):
-        assert not self.is_train  # as it was created
-        return super().execute(values)
+def sgd(parameters, lr, betas):
+    return nn.SGD(parameters, lr, momentum=0.9)
 
 
-def with_dropout(*sizes, kind=cgan.Generator):
-    generator = kind(*sizes)
-    generator.model = cgan.FusedSequential(*generator.model, Off(0.5))
-    return generator
-
-
-CHANGED = {
-    "RMSprop": {"Adam": lambda parameters, lr, betas: nn.RMSprop(parameters, lr)},
-    "SGD": {"Adam": lambda parameters, lr, betas: nn.SGD(parameters, lr, momentum=0.9)},
-    "dropout": {"Generator": with_dropout},
-    "no .model": {"Generator": PlainGenerator, "Discriminator": PlainDiscriminator},
-}
-
-
-@pytest.mark.parametrize("name", CHANGED)
-def test_a_changed_experiment_trains_scores_draws_and_goes_on_exactly(tmp_path, monkeypatch, name):
-    """Whatever is drawn and scored on the way."""
-    for part, change in CHANGED[name].items():
+@pytest.mark.slow
+def test_a_changed_experiment_trains_scores_draws_and_goes_on_exactly(tmp_path, monkeypatch):
+    """Other networks, another optimizer; whatever is drawn and scored on the way. More are in test_changing.py."""
+    for part, change in {"Adam": sgd, "Generator": PlainGenerator, "Discriminator": PlainDiscriminator}.items():
         monkeypatch.setattr(cgan, part, change)
     flags = ["--max_batches", 6, "--n_epochs"]
     train(tmp_path / "straight", *flags, 2)
@@ -271,6 +254,7 @@ def saved(tmp_path, straight):
     return tmp_path / "results" / "checkpoint.npz"
 
 
+@pytest.mark.slow
 def test_flags_are_set_back_on_a_resume(tmp_path, monkeypatch):
     """And what the run is made of is found from whatever folder it goes on."""
     (tmp_path / "my data").mkdir()
@@ -318,6 +302,7 @@ def test_bad_checkpoints(saved, refuses, name):
     refuses("--resume", saved, names=[str(saved), what])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, value, what",
     [
@@ -339,6 +324,7 @@ def test_a_checkpoint_of_other_networks_or_optimizers_is_refused(saved, name, va
             cgan.load_generator(saved)
 
 
+@pytest.mark.slow
 def test_another_optimizer_is_refused_in_one_line(saved):
     source = (ROOT / "cgan.py").read_text(encoding="utf-8")
     script = saved.parent.parent / "cgan.py"
@@ -356,6 +342,7 @@ READERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_damaged_files_are_read_or_refused(tmp_path, straight, name):
     """Whatever bytes of a file have changed: a value, or ValueError."""
@@ -397,6 +384,7 @@ def test_flags_that_contradict_the_checkpoint(straight, refuses, flags, rule):
     refuses("--resume", path, *flags.split(), names=[re.split("[ =]", flags)[0], str(path), rule])
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_its_weights(tmp_path, saved, straight, refuses, capsys):
     """Their file has gone: one sentence, and the log notes it; the command line brings weights back, or the default."""
     change_log(saved, inception_weights="gone.npz")
@@ -407,30 +395,32 @@ def test_a_run_goes_on_without_its_weights(tmp_path, saved, straight, refuses, c
     log = train(tmp_path, "--resume", "--n_epochs", 5)
     assert capsys.readouterr().out.count("FID is left out, as gone.npz: No such file or directory.\n") == 1
     assert log["changes"] == [{"epoch": 5, "config": {"inception_weights": "none"}}]
-    assert log["evaluations"][-1]["fid"] is None and log["evaluations"][-1]["digit_fid"] > 0
+    assert log["evaluations"][-1]["fid"] is None and log["evaluations"][-1]["label_fid"] > 0
     assert cgan.parse_flags(["--resume", str(saved)]).inception_weights == "none"
 
 
+@pytest.mark.slow
 def test_other_data_is_refused(tmp_path, saved, refuses):
     """Also other test images, unless the checkpoint is of a time when their checksum was not kept."""
     for folder, number in (("other", 1), ("same", 0), ("tested", 0)):  # the test images to train on, and copies
         (tmp_path / folder).mkdir()
         for names, stored in zip(idx.FILES, (idx.FILES[number], idx.FILES[1])):
             for name, stored_name in zip(names, stored):
-                shutil.copy(MNIST / stored_name, tmp_path / folder / name)
+                shutil.copy(few() / stored_name, tmp_path / folder / name)
     what = "was trained on other images"
     refuses("--resume", saved, "--data_root", tmp_path / "other", names=["--data_root", what])
     assert cgan.parse_flags(["--resume", str(saved), "--data_root", str(tmp_path / "same")])
-    write_idx(tmp_path / "tested" / idx.FILES[1][1], [2049, 10000], np.zeros(10000))
+    write_idx(tmp_path / "tested" / idx.FILES[1][1], [2049, 1000], np.zeros(1000))
     tested = ["--resume", str(saved), "--data_root", str(tmp_path / "tested")]
     refuses(*tested, names=["--data_root", "was scored on other test images"])
     arrays = read_npz(saved)
     log = json.loads(str(arrays["log"]))
-    assert log.pop("data") == idx.MNIST.checksums()
+    assert log.pop("data") == idx.data_facts(str(few())).checksums()
     np.savez(saved, **{**arrays, "log": np.array(json.dumps(log))})
     assert cgan.parse_flags(tested)
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_a_run(tmp_path, straight):
     """Refused but for --overwrite, which deletes the run, half-written files with it, and nothing of the user's."""
     for name in ("images", "results"):
@@ -451,6 +441,7 @@ def test_a_folder_that_holds_a_run(tmp_path, straight):
     assert all((tmp_path / name).read_text() == "mine" for name in users)
 
 
+@pytest.mark.slow
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
     with started(SCRIPT, *"--n_epochs 99 --max_batches 2".split(), cwd=tmp_path, stdout=subprocess.DEVNULL):
         wait_for((tmp_path / "results" / "checkpoint.npz").exists)
@@ -458,6 +449,7 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
     assert second.returncode == 2 and "Another run is writing" in second.stderr and second.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full(tmp_path, straight):
     """A limit of 16 MB on the size of a file stands in: a checkpoint takes 34."""
     for name in ("images", "results"):
@@ -475,6 +467,7 @@ def test_a_disk_that_is_full(tmp_path, straight):
     assert not list(tmp_path.rglob("*.new"))
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_deleted_during_the_run(tmp_path):
     flags = "--n_epochs 99 --max_batches 60 --output_dir run".split()
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -497,10 +490,5 @@ def test_numbers_gone_wrong_keep_the_last_checkpoint(tmp_path):
     with pytest.raises(FloatingPointError, match="epoch 2: generator"):
         checkpoint.save_checkpoint(str(tmp_path), networks, {}, {}, 2, {}, "data")
     assert path.read_bytes() == before
-
-
-def test_a_damaged_checkpoint_is_not_called_saved(tmp_path):
-    (tmp_path / "results").mkdir()
-    path = tmp_path / "results" / "checkpoint.npz"
-    path.write_bytes(b"PK\x03\x04 not a zip file")
+    path.write_bytes(b"PK\x03\x04 not a zip file")  # which is not called saved
     assert describe_saved(str(tmp_path)) == f"{path} is not a checkpoint of cgan.py."
