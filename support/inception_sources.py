@@ -136,7 +136,10 @@ def fetching(folder):
                 shutil.rmtree(path)
         with tempfile.TemporaryDirectory(dir=folder, prefix=FETCHING) as beside:
             unfinished.add(beside)
-            yield beside
+            try:
+                yield beside
+            finally:
+                unfinished.discard(beside)
     finally:
         os.close(lock)
 

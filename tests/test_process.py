@@ -232,7 +232,7 @@ def test_the_notebook(tmp_path):
     for cell in notebook.cells:
         cell.source = cell.source.replace("trial", str(tmp_path))
     settings = {"resources": {"metadata": {"path": str(ROOT / "examples")}}, "allow_errors": True, "timeout": 300}
-    nbclient.NotebookClient(notebook, kernel_name="python3", **settings).execute()
+    nbclient.NotebookClient(notebook, kernel_name="python3", **settings).execute(env=ENVIRONMENT)
     outputs = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
 
     def pictures(cells):
