@@ -10,7 +10,7 @@ NEWCOMERS = "从计图热身赛来的同学"  # the contest's, who read Chinese:
 PAGES = READMES + [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
 TRANSLATED = {page: page.replace(".zh-CN", "") for page in PAGES if page.endswith(".zh-CN.md")}
 SCRIPTS = ["cgan.py", "fid.py", "plot_curves.py", "support/digit_classifier.py"]
-ELSEWHERE = {"--no-deps", "--hostfile", "--python"}  # pip's, mpirun's and uv's
+ELSEWHERE = {"--no-deps", "--hostfile", "--python", "--install"}  # pip's, mpirun's, uv's and wsl's
 CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 MODULE = r"-m ((?:support|benchmarks)(?:\.\w+)+)"
 NUMBER = r"\d[\d.,]*\d|\d"
@@ -76,6 +76,13 @@ def test_a_readme_is_short_and_leads_to_every_page(readme):
     text = read(readme)
     assert len(text.splitlines()) <= 205
     assert {TRANSLATED.get(page, page) for page in PAGES} - set(READMES) <= set(links(text))
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_a_readme_shows_the_programs_own_lines(readme):
+    (shown,) = re.findall(r"^```python\n(.*?)^```", read(readme), re.MULTILINE | re.DOTALL)
+    lines = iter(map(str.strip, read("cgan.py").splitlines()))
+    assert all(line in lines for line in shown.split("\n") if line)  # in their order
 
 
 @pytest.mark.parametrize("page", PAGES)
