@@ -30,7 +30,7 @@ def show(keep, name, head, rows):
     print(markdown(head, rows) + "\n")
     if not keep:
         return
-    from support.runs.run import describe_processor  # not above: it loads Jittor
+    from support.runs.run import describe_processor  # not above, as it loads Jittor
 
     described = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=PROJECT, capture_output=True, text=True)
     made = {

@@ -7,7 +7,6 @@ results/tables holds no NAME.json, which a benchmark writes with --keep.
 """
 
 import json
-import os
 import re
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from benchmarks.common import KEPT, markdown
 from support.saved.log import name_of, read_log
 from support.saved.paths import PROJECT, REFERENCE_LOG
 
-PAGES = ["README.md", "README.zh-CN.md", os.path.join("docs", "results.md"), os.path.join("docs", "metrics.md")]
+PAGES = ["README.md", "README.zh-CN.md", "docs/results.md", "docs/metrics.md", "docs/performance.md"]
 MARKED = re.compile(r"(<!-- (\w+) -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL)
 
 
