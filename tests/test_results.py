@@ -74,6 +74,15 @@ def test_what_is_said_beside_the_report():
         assert re.search(rf"(?m)^\| {row['epoch']} \|.*\| {right:.2f} \|.*\| {row['fid']:.1f} \|$", text)
 
 
+def test_what_an_fid_of_100_means():
+    """What real digits score from 100 images is said in words too."""
+    real = re.search(r"(?m)^\| 100 and 100 \| ([\d.]+) \(", RESULTS.read_text(encoding="utf-8"))[1]
+    for page in ("results.md", "report.md", "report.zh-CN.md"):
+        assert re.search(
+            rf"(scores?|就已经是) {round(float(real))}\b", (ROOT / "docs" / page).read_text(encoding="utf-8")
+        )
+
+
 def test_the_reference_run_is_complete():
     rows = log("reference/log.json")
     assert [row["epoch"] for row in rows["epochs"]] == list(range(1, 101))
