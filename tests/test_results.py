@@ -24,8 +24,7 @@ GRIDS = ["0", "1000", "2000", "91000", "92000", "93000"]
 COMPARED = sorted(
     Path(compare.kept_log(name, flags["seed"])) for name, flags in compare.planned() if name != compare.PLAIN
 )
-NO_FILE_YET = {"variety", "copies", "accuracy_score", "few_images_inception", "few_images_digits", "sqrtm"}
-NO_FILE_YET |= {"epoch_time", "gains"}  # what the benchmarks' --keep makes anew
+NO_FILE_YET = {"accuracy_score", "few_images_inception", "sqrtm", "epoch_time", "gains"}  # --keep makes them anew
 GENERATORS = {"reference": "reference/log.json", "best": "compared/two_rates/seed2.json"}  # {folder: its run's log}
 
 
@@ -45,6 +44,14 @@ def test_every_table_has_its_file():
     shown = {match[2] for page in tables.PAGES for match in tables.MARKED.finditer((ROOT / page).read_text("utf-8"))}
     from_logs, kept = {"beside", "reference", "configurations", *compare.tables()}, Path(common.KEPT).glob("*.json")
     assert shown - from_logs - {path.stem for path in kept} == NO_FILE_YET
+
+
+def test_what_is_said_of_variety_and_copies():
+    real, *drawn = json.loads((Path(common.KEPT) / "variety.json").read_text())["rows"]
+    assert all(float(row[2]) < float(real[2]) for row in drawn)  # recall
+    for row in json.loads((Path(common.KEPT) / "copies.json").read_text())["rows"]:
+        first_to_training, first_to_test, to_training, to_test = map(float, row[1:])
+        assert first_to_training > 0.98 * first_to_test and to_training > 0.98 * to_test, row[0]
 
 
 @pytest.mark.parametrize("page", READMES)
