@@ -1,20 +1,47 @@
 """What several benchmarks share: Markdown tables, and trained generators with the digits that they draw."""
 
+import datetime
+import json
 import os
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
 
+from support import limits
 from support.flags import file_for
 from support.idx import MNIST
 from support.saved.checkpoint import Mismatch, read_generator
-from support.saved.paths import BEST_GENERATOR
+from support.saved.paths import BEST_GENERATOR, PROJECT
+
+KEPT = os.path.join(PROJECT, "results", "tables")  # of what is measured on trained generators
+KEEP = "keep the tables in results/tables, for the documentation"
 
 
 def markdown(head, rows):
     """Returns the Markdown table of a head and rows, each a list of texts."""
     lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
-    return "\n".join(line.replace("|  |", "| |") for line in lines)
+    return "\n".join(line.replace("|  ", "| ") for line in lines)
+
+
+def show(keep, name, head, rows):
+    """Prints a table; with `keep`, results/tables/NAME.json holds it and where it comes from."""
+    print(markdown(head, rows) + "\n")
+    if not keep:
+        return
+    from support.runs.run import describe_processor  # not above, as it loads Jittor
+
+    described = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=PROJECT, capture_output=True, text=True)
+    made = {
+        "command": " ".join(["python", "-m", f"benchmarks.{os.path.basename(sys.argv[0])[:-3]}", *sys.argv[1:]]),
+        "commit": described.stdout.strip() or None,
+        "machine": f"{describe_processor()}, {limits.cores()} cores",
+        "date": datetime.date.today().isoformat(),
+    }
+    os.makedirs(KEPT, exist_ok=True)
+    with open(os.path.join(KEPT, f"{name}.json"), "w") as file:
+        file.write(json.dumps({**made, "head": head, "rows": rows}, indent=1) + "\n")
 
 
 def check_generator(path):

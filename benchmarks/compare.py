@@ -9,12 +9,11 @@ results/compared/<configuration>/seed<seed>.json; the tables read these. The num
 of one thread each use the cores best. Every run also scores the running average of its generator, which trains nothing:
 it is the configuration's second row. Jittor's own layers and Adam (benchmarks/plain.py) are compared after a few
 epochs.
-A configuration is called better or worse than the report's only if the means of their seeds differ by more than two
-standard errors (Welch's: the root of the sum of both variances over their n). With 3 and 5 seeds, chance alone exceeds
-that in about one of ten comparisons.
+A run counts with its mean over the last three evaluations. Differences between configurations are Welch's, changes
+within the report's are Student's, run by run. Their intervals of 95% hold each by itself. "Higher" or "lower" stands
+only where p is below 0.05 after Holm's correction over the whole table.
 """
 
-import math
 import os
 import shutil
 import signal
@@ -23,13 +22,15 @@ import subprocess
 import sys
 import time
 
+from benchmarks import differences
 from benchmarks.common import markdown
 from support import limits
 from support.flags import Parser, command_line
 from support.saved.log import name_of, read_log
 from support.saved.paths import PROJECT, checkpoint_path, log_path
 
-EPOCHS, FEW_EPOCHS = 100, 10
+EPOCHS, FEW_EPOCHS, LAST = 100, 10, (80, 90, 100)
+MIDDLE = 40  # the epoch from which on the report sees the discriminator win
 # With --ema, a run trains as without; a GPU is not for many runs at once
 SHARED = {"n_epochs": EPOCHS, "ema": 0.999, "cpu": True}
 REPORT, PLAIN = "report", "plain"
@@ -44,8 +45,9 @@ CONFIGURATIONS = {
 }
 EMA = ", ema"  # how the row of the running average ends
 LOGS = os.path.join(PROJECT, "results", "compared")
-# {metric: (digits, whether higher is better; None: neither)}
-METRICS = {"d_loss": (3, None), "g_loss": (3, None), "label_accuracy": (4, True), "digit_fid": (1, False)}
+# {metric: digits}; balance is the discriminator's loss over the generator's
+SCORES = {"label_accuracy": 4, "digit_fid": 1}
+METRICS = {"d_loss": 3, "g_loss": 3, "balance": 2, "d_accuracy": 2, "breakdowns": 0, **SCORES}
 
 
 def planned():
@@ -117,6 +119,21 @@ def flags_of(row):
     return " ".join(command[2:] if flags and name != PLAIN else command).replace("=", " ")
 
 
+def measures(log):
+    """Returns [(epoch, {name: number})] of a log's evaluations: losses, scores and what follows from them.
+
+    "breakdowns" is how many epochs of the whole run have at least twice the discriminator loss of the epoch before.
+    """
+    losses, found = {row["epoch"]: row for row in log["epochs"]}, []
+    breakdowns = sum(row["d_loss"] >= 2 * last["d_loss"] for last, row in zip(log["epochs"], log["epochs"][1:]))
+    for scores in log["evaluations"]:
+        values = {**losses[scores["epoch"]], **scores, "breakdowns": breakdowns}
+        values["balance"] = values["d_loss"] / values["g_loss"]
+        values["d_accuracy"] = (values["d_accuracy_real"] + values["d_accuracy_generated"]) / 2
+        found.append((scores["epoch"], values))
+    return found
+
+
 def read_rows():
     """Returns {row: {epoch: {metric: its values over the seeds}}} of the finished runs, rows in the tables' order.
 
@@ -132,53 +149,90 @@ def read_rows():
         others.update(*(change.get("config", ()) for change in log["changes"]))
         if others:
             sys.exit(f"{path} is of another {' and '.join(sorted(others))}")
-        losses = {row["epoch"]: row for row in log["epochs"]}
-        for scores in log["evaluations"]:
-            epoch = scores["epoch"]
-            for row, own in {name: scores["generator"], name + EMA: scores}.items():
-                values = {**losses[epoch], **own}
-                metrics = rows.setdefault(row, {}).setdefault(epoch, {metric: [] for metric in METRICS})
+        for epoch, scores in measures(log):
+            for row, values in {name: {**scores, **scores["generator"]}, name + EMA: scores}.items():
+                metrics = rows.setdefault(row, {}).setdefault(epoch, {})
                 for metric in METRICS:
-                    metrics[metric].append(values[metric])
+                    metrics.setdefault(metric, []).append(values[metric])
     return rows
 
 
-def verdict(values, others, higher_is_better):
-    """Returns "better" or "worse" if the means differ by more than two standard errors, else ""."""
-    if higher_is_better is None or min(len(values), len(others)) < 2:
-        return ""
-    difference = statistics.mean(values) - statistics.mean(others)
-    error = math.sqrt(sum(statistics.variance(seeds) / len(seeds) for seeds in (values, others)))
-    if abs(difference) <= 2 * error:
-        return ""
-    return "better" if (difference > 0) == higher_is_better else "worse"
+def means(rows, epochs):
+    """Returns {row: {metric: each run's mean over these epochs}} of the rows that reached them."""
+    reached = {row: [found[epoch] for epoch in epochs] for row, found in rows.items() if set(epochs) <= set(found)}
+    return {
+        row: {metric: [*map(statistics.mean, zip(*(values[metric] for values in found)))] for metric in found[0]}
+        for row, found in reached.items()
+    }
 
 
-def cell(values, digits, judged=""):
-    """Returns mean ± standard deviation, and a verdict on it."""
+def cell(metrics, metric):
+    """Returns mean ± standard deviation of a row's metric; scores run by run if one digit FID is twice another's."""
+    values, digits, digit_fids = metrics[metric], METRICS[metric], metrics["digit_fid"]
+    if metric == "breakdowns" or (metric in SCORES and max(digit_fids) >= 2 * min(digit_fids)):
+        return ", ".join(f"{value:.{digits}f}" for value in values)
     spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{spread} {judged}".rstrip()
+    return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
-def table(rows, epoch):
-    """Returns the Markdown table of the runs that reached an epoch; averages are judged beside the report's."""
+def table(rows, epochs):
+    """Returns the Markdown table of the runs that reached these epochs."""
     body = []
-    for row, metrics in ((row, epochs[epoch]) for row, epochs in rows.items() if epoch in epochs):
-        body.append([row, f"`{flags_of(row)}`", str(len(metrics["digit_fid"]))])
-        others = rows.get(REPORT + row.endswith(EMA) * EMA, {epoch: metrics})[epoch]
-        for metric, (digits, higher) in METRICS.items():
-            body[-1].append(cell(metrics[metric], digits, verdict(metrics[metric], others[metric], higher)))
+    for row, metrics in means(rows, epochs).items():
+        cells = [cell(metrics, metric) for metric in METRICS]
+        body.append([row, f"`{flags_of(row)}`", str(len(metrics["digit_fid"])), *cells])
     return markdown(["", "flags", "n", *(name_of(metric)[0] for metric in METRICS)], body)
 
 
-def course(rows, metric="digit_fid"):
-    """Returns the Markdown table of one metric over the epochs, of the runs that reached the last."""
-    last = max(max(epochs) for epochs in rows.values())
-    rows = {row: epochs for row, epochs in rows.items() if last in epochs}
-    digits = METRICS[metric][0]
-    shown = sorted(next(iter(rows.values())))
-    body = [[str(epoch), *(cell(row[epoch][metric], digits) for row in rows.values())] for epoch in shown]
-    return markdown(["epoch", *rows], body)
+def beside_report(rows, epochs):
+    """Returns what differences.table takes: every row beside the report's. An average has the balance of its run."""
+    found, compared = means(rows, epochs), {}
+    for row, metrics in found.items():
+        base = REPORT + row.endswith(EMA) * EMA
+        for metric in SCORES if row.endswith(EMA) else ("balance", *SCORES):
+            others = None if row == base else found[base][metric]
+            compared[row, name_of(metric)[0]] = metrics[metric], others, METRICS[metric]
+    return compared
+
+
+def within_report(rows):
+    """Returns what differences.table takes: how the report's runs change, and what their averages change."""
+    average, compared, course = REPORT + EMA, {}, f"epoch {MIDDLE} to the end"
+    steps = {course: (REPORT, [MIDDLE], REPORT, LAST), course + EMA: (average, [MIDDLE], average, LAST)}
+    for when, epochs in ((f"epoch {MIDDLE // 2}", [MIDDLE // 2]), (f"epoch {MIDDLE}", [MIDDLE]), ("the end", LAST)):
+        steps[f"generator to ema, {when}"] = REPORT, epochs, average, epochs
+    for what, (row, epochs, other, others) in steps.items():
+        before, after = means(rows, epochs)[row], means(rows, others)[other]
+        for metric in ("balance", "d_accuracy", *SCORES) if what == course else SCORES:
+            changes = [later - earlier for earlier, later in zip(before[metric], after[metric])]
+            compared[what, name_of(metric)[0]] = changes, [0.0] * len(changes), METRICS[metric]
+    return compared
+
+
+def course(rows, columns=None):
+    """Returns the Markdown table of columns, {head: (row, metric)}, over the epochs; by default all rows' digit FID."""
+    shown = sorted(rows[REPORT])
+    columns = columns or {row: (row, "digit_fid") for row in rows if set(shown) <= set(rows[row])}
+    body = [[str(epoch), *(cell(rows[row][epoch], name) for row, name in columns.values())] for epoch in shown]
+    return markdown(["epoch", *columns], body)
+
+
+def tables():
+    """Returns {name: Markdown table} of the logs that are there; none before the report's first run is."""
+    rows = read_rows()
+    if REPORT not in means(rows, LAST):
+        return {}
+    columns = {name_of(metric)[0]: (REPORT, metric) for metric in METRICS if metric != "breakdowns"}
+    beside = ["each run", "difference to the report's"]
+    few = {row: rows[row] for row in (REPORT, PLAIN) if row in rows}
+    return {
+        "seeds": table(rows, LAST),
+        "differences": differences.table(beside, beside_report(rows, LAST)),
+        "questions": course(rows, {**columns, f"digit FID{EMA}": (REPORT + EMA, "digit_fid")}),
+        "changes": differences.table(["each run's change", "mean change"], within_report(rows)),
+        "course": course(rows),
+        "plain": differences.table(beside, beside_report(few, [FEW_EPOCHS])),
+    }
 
 
 def main():
@@ -190,15 +244,11 @@ def main():
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, frame: sys.exit(128 + number))
         train(missing(), opt.output_dir, limits.cores())
-    rows = read_rows()
-    if rows:
-        print("Mean ± standard deviation over the seeds")
-        for epoch in [epoch for epoch in (EPOCHS, FEW_EPOCHS) if any(epoch in row for row in rows.values())]:
-            print(f"\nafter {epoch} epochs:\n\n{table(rows, epoch)}")
-        print(f"\n{name_of('digit_fid')[0]} over the epochs:\n\n{course(rows)}")
+    for name, text in tables().items():
+        print(f"{name}:\n\n{text}\n")
     left = [f"{name} seed {flags['seed']}" for name, flags in missing()]
     if left:
-        print("\nmissing: " + ", ".join(left), file=sys.stderr)
+        print("missing: " + ", ".join(left), file=sys.stderr)
         return 0 if opt.table else 1
 
 

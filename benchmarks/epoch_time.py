@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 
-from benchmarks.common import markdown
+from benchmarks.common import KEEP, show
 from support import limits
 from support.flags import whole_number
 
@@ -79,6 +79,7 @@ def main():
     parser.add_argument("--changes", action="store_true", help="what each change to the plain loop gains")
     parser.add_argument("--profile", action="store_true", help="where a step of cgan.py goes")
     parser.add_argument("--peers", metavar="PYTHON", help="the Python that has PyTorch and JAX")
+    parser.add_argument("--keep", action="store_true", help=KEEP)
     opt = parser.parse_args()
     if opt.profile:
         return subprocess.run([*JITTOR_ROWS, "profile"]).returncode
@@ -99,15 +100,15 @@ def main():
     print(f"{limits.cores()} cores, medians of {opt.rounds} rounds\n")
     if opt.changes:
         body = [[name, f"{median(row, SECONDS):.1f}", ratio(row, "0", SECONDS)] for row, name in changes.items()]
-        print(markdown(["", SECONDS, "to the plain loop"], body))
+        show(opt.keep, "gains", ["", SECONDS, "to the plain loop"], body)
         return 0
     body = []
     for row in rows:
         epoch = ["-", "-"] if row == "floor" else [f"{median(row, SECONDS):.1f}", ratio("cgan", row, SECONDS)]
         body.append([row, epoch[0], f"{median(row, STEP):.1f}", epoch[1], ratio("cgan", row, STEP)])
-    print(markdown(["", SECONDS, STEP, "cgan.py's epoch to this", "its step to this"], body))
+    show(opt.keep, "epoch_time", ["", SECONDS, STEP, "cgan.py's epoch to this", "its step to this"], body)
     products, adam = median("floor", "products"), median("floor", "adam")
-    print(f"\nfloor: products {products:.1f} ms, moving Adam's arrays {adam:.1f} ms")
+    print(f"floor: products {products:.1f} ms, moving Adam's arrays {adam:.1f} ms")
     print(f"cgan.py's epoch, with loader and checkpoint, to its steps: {median('cgan', SHARE):.2f}")
     return 0
 

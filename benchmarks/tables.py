@@ -1,68 +1,78 @@
-"""Writes the tables of results in the READMEs and in docs/results.md from the committed logs.
+"""Writes the tables of results in the READMEs and in docs/ from the committed logs and from results/tables.
 
     python -m benchmarks.tables
 
-A table stands between <!-- NAME --> and <!-- end of NAME -->; TABLES says what stands under a name.
+A table stands between <!-- NAME --> and <!-- end of NAME -->. One that is not made from logs stays as it is as long as
+results/tables holds no NAME.json, which a benchmark writes with --keep.
 """
 
-import os
+import json
 import re
 from pathlib import Path
 
 from benchmarks import compare
-from benchmarks.common import markdown
+from benchmarks.common import KEPT, markdown
 from support.saved.log import name_of, read_log
 from support.saved.paths import PROJECT, REFERENCE_LOG
 
-PAGES = ["README.md", "README.zh-CN.md", os.path.join("docs", "results.md")]
+PAGES = ["README.md", "README.zh-CN.md", "docs/results.md", "docs/metrics.md", "docs/performance.md"]
 MARKED = re.compile(r"(<!-- (\w+) -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL)
 
 
-def reference_table(_):
-    """Returns the Markdown table of the reference run at some of its epochs."""
-    log = read_log(REFERENCE_LOG)
-    losses, scores = ({row["epoch"]: row for row in log[part]} for part in ("epochs", "evaluations"))
-    shown, rows = {**compare.METRICS, "fid": (1, None)}, []
-    for epoch in (10, 20, 40, 70, 100):
-        values = {**losses[epoch], **scores[epoch]}
-        rows.append([str(epoch), *(compare.cell([values[metric]], digits) for metric, (digits, _) in shown.items())])
+def reference_table():
+    """Returns the Markdown table of the reference run's evaluations."""
+    shown = {**compare.METRICS, "fid": 1}
+    del shown["breakdowns"]
+    found = compare.measures(read_log(REFERENCE_LOG))
+    rows = [[str(epoch), *(f"{values[name]:.{digits}f}" for name, digits in shown.items())] for epoch, values in found]
     return markdown(["epoch", *(name_of(metric)[0] for metric in shown)], rows)
 
 
+def beside_the_report():
+    """Returns the Markdown table of the reference run beside what the report says."""
+    log = read_log(REFERENCE_LOG)
+    losses = {name_of(name)[0]: [row[name] for row in log["epochs"]] for name in ("d_loss", "g_loss")}
+    early = ", ".join(f"{name} {min(x[:40]):.3f} to {max(x[:40]):.3f}" for name, x in losses.items())
+    late = ", ".join(f"{name} {x[40]:.3f} to {x[-1]:.3f}" for name, x in losses.items())
+    rows = [
+        ["epochs 1 to 40, lowest to highest", "discriminator about 0.2, generator about 0.5", early],
+        ["epochs 41 to 100, first to last", "discriminator falls, generator rises", late],
+    ]
+    for name, digits in {"fid": 1, **compare.SCORES}.items():
+        ours = [f"{log['evaluations'][i][name]:.{digits}f} at epoch {log['evaluations'][i]['epoch']}" for i in (0, -1)]
+        theirs = "falls, about 100 at the end" if name == "fid" else "not measured"
+        rows.append([name_of(name)[0], theirs, ", ".join(ours)])
+    return markdown(["", "the report", "here"], rows)
+
+
 def fill_configurations(table):
-    """Returns a Markdown table whose rows begin with flags and words, filled with the comparison's metrics at its end.
+    """Returns a Markdown table whose rows begin with flags and words, filled with the comparison's figures at its end.
 
     Its other rows stay: they are in the page's language.
     """
-    rows = compare.read_rows()
-    ends = {compare.flags_of(row): epochs[compare.EPOCHS] for row, epochs in rows.items() if compare.EPOCHS in epochs}
-    shown = {metric: digits for metric, (digits, higher) in compare.METRICS.items() if higher is not None}
+    ends = {compare.flags_of(row): found for row, found in compare.means(compare.read_rows(), compare.LAST).items()}
 
     def row(match):
         values = ends[match[1]]
-        cells = [str(len(values["digit_fid"])), *(compare.cell(values[metric], shown[metric]) for metric in shown)]
-        return f"| `{match[1]}` | {match[2]} | {' | '.join(cells)} |"
+        counts = [str(len(values["digit_fid"])), str(sum(map(bool, values["breakdowns"])))]
+        cells = [compare.cell(values, metric) for metric in ("balance", *compare.SCORES)]
+        return f"| `{match[1]}` | {match[2]} | {' | '.join(counts + cells)} |"
 
     return re.sub(r"^\| `([^`]*)` \| ([^|]*) \|.*$", row, table, flags=re.MULTILINE)
 
 
-def plain_table(_):
-    rows = compare.read_rows()
-    return compare.table({name: rows[name] for name in (compare.REPORT, compare.PLAIN)}, compare.FEW_EPOCHS)
-
-
-TABLES = {
-    "reference": reference_table,
-    "configurations": fill_configurations,
-    "seeds": lambda _: compare.table(compare.read_rows(), compare.EPOCHS),
-    "plain": plain_table,
-    "course": lambda _: compare.course(compare.read_rows()),
-}
-
-
 def written(text):
     """Returns the text of a page with its tables written anew."""
-    return MARKED.sub(lambda match: match[1] + TABLES[match[2]](match[3]).rstrip() + "\n" + match[4], text)
+    made = {"beside": beside_the_report(), "reference": reference_table(), **compare.tables()}
+    for path in Path(KEPT).glob("*.json"):
+        kept = json.loads(path.read_text())
+        made[path.stem] = markdown(kept["head"], kept["rows"])
+
+    def table(match):
+        filled = fill_configurations(match[3]) if match[2] == "configurations" else made.get(match[2], match[3])
+        return f"{match[1]}{filled.rstrip()}\n{match[4]}"
+
+    return MARKED.sub(table, text)
 
 
 def main():

@@ -1,20 +1,20 @@
 """How varied are the digits that a generator draws, and does it copy its training images?
 
-    python -m benchmarks.variety                            results/best/generator.npz
+    python -m benchmarks.variety                            the reference run's generator and the best one
     python -m benchmarks.variety --generator checkpoint.npz --picture nearest.png       another, or several
 
 Prints how 10,000 generated digits and, for comparison, as many real training digits lie beside the 10,000 test images,
 and how far each is from its nearest training and its nearest test image. Copies would lie near training images and not
 near test images. Every distance is between the digit classifier's features of two images. The picture shows 20
-generated digits, each above its nearest training image.
+digits of the last generator, each above its nearest training image.
 """
 
 import numpy as np
 
-from benchmarks.common import add_generator, digit_features, markdown, real_and_drawn
+from benchmarks.common import KEEP, add_generator, digit_features, real_and_drawn, show
 from support.flags import Parser
 from support.idx import MNIST
-from support.saved.paths import BEST_GENERATOR
+from support.saved.paths import BEST_GENERATOR, REFERENCE_GENERATOR
 
 CHUNK = 100  # rows at a time, which bounds the memory
 SHOWN = 20
@@ -69,8 +69,9 @@ def nearest(features, others):
 
 def main():
     parser = Parser("Variety of generated digits, and their nearest training images.")
-    add_generator(parser, nargs="+", default=[BEST_GENERATOR])
-    parser.add_argument("--picture", help="where to draw the first one's digits above their nearest training images")
+    add_generator(parser, nargs="+", default=[REFERENCE_GENERATOR, BEST_GENERATOR])
+    parser.add_argument("--keep", action="store_true", help=KEEP)
+    parser.add_argument("--picture", help="where to draw the last one's digits above their nearest training images")
     opt = parser.parse_args()
     training, test, drawn = real_and_drawn(parser, opt.generator)
     of_training, of_test = digit_features(training), digit_features(test)
@@ -80,18 +81,20 @@ def main():
     seen, unseen = of_training[: MNIST.n_test], of_training[MNIST.n_test : 2 * MNIST.n_test]
     scores = {name: variety(of_test, features) for name, features in {"real training digits": seen, **of_drawn}.items()}
     rows = [[name, *(f"{value:.3f}" for value in metrics.values())] for name, metrics in scores.items()]
-    print(markdown(["", *scores["real training digits"]], rows) + "\n")
+    show(opt.keep, "variety", ["", *scores["real training digits"]], rows)
     rows = []
     for name, features in {"other training digits": unseen, **of_drawn}.items():
-        rows.append([name, *(f"{np.median(nearest(features, near)[1]):.2f}" for near in (seen, of_test))])
-    print(markdown(["median distance", "to 10,000 training images", "to the 10,000 test images"], rows))
+        distances = [nearest(features, near)[1] for near in (seen, of_test)]
+        rows.append([name, *(f"{np.percentile(found, share):.2f}" for share in (1, 50) for found in distances)])
+    head = [f"{share}, to {images}" for share in ("first percentile", "median") for images in ("training", "test")]
+    show(opt.keep, "copies", ["distance to the nearest of 10,000", *(f"{which} images" for which in head)], rows)
     if opt.picture:
         from support.pages import pictures
 
-        first = next(iter(drawn))
-        pairs = np.concatenate([drawn[first][:SHOWN], training[nearest(of_drawn[first][:SHOWN], of_training)[0]]])
+        *_, last = drawn
+        pairs = np.concatenate([drawn[last][:SHOWN], training[nearest(of_drawn[last][:SHOWN], of_training)[0]]])
         pictures.save_picture(opt.picture, pictures.lay_out([[0] * SHOWN] * 2, pairs))
-        print(f"\nwrote {opt.picture}: {SHOWN} generated digits above their nearest training images")
+        print(f"wrote {opt.picture}: {SHOWN} generated digits above their nearest training images")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The benchmarks' loops train what they say; what they take is not tested."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -48,6 +49,17 @@ def test_plain_is_jittors_own(monkeypatch, tmp_path):
     plain.main()
     assert {type(layer) for layer in seen["model"]} == {nn.Linear, nn.BatchNorm1d, nn.LeakyReLU, nn.Tanh}
     assert type(seen["model"]) is plain.Sequential and seen["adam"] is nn.Adam
+
+
+def test_a_kept_table_says_where_it_comes_from(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(common, "KEPT", str(tmp_path / "tables"))
+    monkeypatch.setattr("sys.argv", ["benchmarks/variety.py", "--keep"])
+    for keep in (False, True):
+        assert not (tmp_path / "tables").exists()
+        common.show(keep, "variety", ["", "recall"], [["real", "0.9"]])
+    kept = json.loads((tmp_path / "tables" / "variety.json").read_text())
+    assert kept["command"] == "python -m benchmarks.variety --keep" and {"commit", "machine", "date"} < set(kept)
+    assert capsys.readouterr().out == f"{common.markdown(kept['head'], kept['rows'])}\n\n" * 2
 
 
 def test_a_generator_of_other_images_is_refused(tmp_path):

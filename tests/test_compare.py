@@ -1,4 +1,4 @@
-"""The comparison of configurations: which runs it takes, and what it calls better."""
+"""The comparison of configurations: which runs it takes, and what it calls higher or lower."""
 
 import fcntl
 import json
@@ -9,17 +9,58 @@ import sys
 
 import pytest
 from conftest import ROOT, command_of, started, wait_for
+from scipy import stats
 
-from benchmarks import compare
+from benchmarks import compare, differences
 from support.saved.log import read_log
 
 
-def test_a_difference_counts_beyond_two_standard_errors():
-    values = [1.0, 1.2, 0.8]
-    assert compare.verdict(values, [2.0, 2.2, 1.8], higher_is_better=False) == "better"
-    assert compare.verdict(values, [2.0, 2.2, 1.8], higher_is_better=True) == "worse"
-    assert compare.verdict(values, [1.3, 1.5, 1.1], higher_is_better=False) == ""  # 0.3 < 2 x 0.163
-    assert compare.verdict([1.0], [2.0, 2.2], higher_is_better=False) == ""  # one seed says nothing
+def words(*pairs):
+    return [words for *_, words in differences.judged(pairs)]
+
+
+def test_a_difference_counts_beyond_chance():
+    values, far = [1.0, 1.2, 0.8], [2.0, 2.2, 1.8]
+    assert words((values, far)) == ["lower"] and words((far, values)) == ["higher"]
+    assert words((values, [1.3, 1.5, 1.1])) == ["no difference seen"]
+    assert words(([1.0], [2.0, 2.2])) == ["no difference seen"]  # one seed says nothing
+
+
+def test_intervals_and_p_are_scipys():
+    a, b, one = [1.0, 1.2, 0.8, 1.1], [1.3, 1.9, 1.4], [0.5, 0.1, 0.6]
+    for values, others, theirs in (
+        (a, b, stats.ttest_ind(a, b, equal_var=False)),
+        (one, [0.0] * 3, stats.ttest_1samp(one, 0)),
+    ):
+        difference, width, p = differences.welch(values, others)
+        assert p == pytest.approx(theirs.pvalue)
+        # An interval of 95% ends where the difference from its end has p = 0.05
+        shifted = [value - difference + width for value in values]
+        assert differences.welch(shifted, others)[2] == pytest.approx(0.05)
+
+
+def test_holms_correction():
+    """Each p times how many are not smaller, never below the one before: worked out by hand."""
+    pairs = [([x, x + 1, x + 2], [0.0, 1.0, 2.0]) for x in (9.0, 1.0, 2.9)]
+    small, large, middle = (differences.welch(*pair)[2] for pair in pairs)
+    corrected = [p for _, _, p, _ in differences.judged(pairs)]
+    assert corrected == pytest.approx([3 * small, max(2 * middle, large), 2 * middle])
+    assert small < middle < 0.05 < 3 * middle  # so the second is seen here, and would not be by Bonferroni's
+
+
+@pytest.mark.parametrize("losses, breakdowns", [([0.1, 0.2, 0.3], 1), ([0.1, 0.19, 0.37], 0), ([0.4, 0.1, 0.9, 2], 2)])
+def test_breakdowns_are_counted(losses, breakdowns):
+    epochs = [{"epoch": i, "d_loss": loss, "g_loss": 0.4} for i, loss in enumerate(losses, 1)]
+    score = {"epoch": 2, "d_accuracy_real": 0.5, "d_accuracy_generated": 0.9}
+    ((epoch, values),) = compare.measures({"epochs": epochs, "evaluations": [score]})
+    assert (epoch, values["breakdowns"], values["d_accuracy"]) == (2, breakdowns, 0.7)
+    assert values["balance"] == losses[1] / 0.4
+
+
+def test_a_run_that_lies_apart_is_shown():
+    metrics = {"digit_fid": [8.2, 8.7, 98.5], "label_accuracy": [0.99, 0.98, 0.7], "balance": [0.2, 0.3, 0.1]}
+    shown = [compare.cell(metrics, metric) for metric in metrics]
+    assert shown == ["8.2, 8.7, 98.5", "0.9900, 0.9800, 0.7000", "0.20 ± 0.10"]
 
 
 @pytest.fixture
@@ -45,7 +86,7 @@ def test_the_table_is_the_logs(logs):
     epoch = max(rows["report"])
     assert rows["report"][epoch]["digit_fid"] == rows["lr_d"][epoch]["digit_fid"] == found
     assert rows["report, ema"][epoch]["digit_fid"] == [8.0, 8.0]
-    table = compare.table(rows, epoch).splitlines()
+    table = compare.table(rows, [epoch]).splitlines()
     assert len(table) == 6
     assert table[2].startswith(f"| report | `python cgan.py` | 2 | {log['epochs'][epoch - 1]['d_loss']:.3f} ± 0.000 |")
     assert table[2].endswith(f"| {statistics.mean(found):.1f} ± {statistics.stdev(found):.1f} |")
@@ -53,9 +94,21 @@ def test_the_table_is_the_logs(logs):
     assert f"| {epoch} | 5.5 ± 0.7 | 8.0 ± 0.0 | 5.5 ± 0.7 | 8.0 ± 0.0 |" in compare.course(rows)
 
 
+def test_a_run_counts_with_the_mean_of_its_last_evaluations(logs):
+    rows = compare.read_rows()
+    rows["report"][1]["digit_fid"] = [1.0, 2.0]  # at epoch 2: 5.0, 6.0
+    assert compare.means(rows, [1, 2])["report"]["digit_fid"] == [3.0, 4.0]
+    compared = compare.beside_report(rows, [1, 2])
+    assert compared["lr_d", "digit FID"] == ([5.0, 6.0], [3.0, 4.0], 1)
+    assert ("lr_d, ema", "balance") not in compared  # its run's, which is in the table
+    assert "| report | digit FID | 3.0, 4.0 | | |" in differences.table(["each run", "difference"], compared)
+
+
 def test_what_is_missing_is_said(logs, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["compare", "--table"])
-    monkeypatch.setattr(compare, "EPOCHS", 2)
+    monkeypatch.setattr(compare, "LAST", (1, 2))
+    monkeypatch.setattr(compare, "MIDDLE", 2)
+    monkeypatch.setattr(compare, "FEW_EPOCHS", 2)
     compare.main()
     output = capsys.readouterr()
     assert "| lr_d | `--lr_d 0.00015` | 2 |" in output.out

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import stats
 
 import cgan
-from benchmarks import compare, tables
+from benchmarks import common, compare, differences, tables
 from support import evaluation
 from support.runs.run import describe_processor
 from support.saved.checkpoint import read_generator
@@ -24,6 +24,7 @@ GRIDS = ["0", "1000", "2000", "91000", "92000", "93000"]
 COMPARED = sorted(
     Path(compare.kept_log(name, flags["seed"])) for name, flags in compare.planned() if name != compare.PLAIN
 )
+NO_FILE_YET = {"accuracy_score", "few_images_inception", "sqrtm", "epoch_time", "gains"}  # --keep makes them anew
 GENERATORS = {"reference": "reference/log.json", "best": "compared/two_rates/seed2.json"}  # {folder: its run's log}
 
 
@@ -38,12 +39,27 @@ def test_tables_have_not_drifted_from_the_logs(page):
     assert tables.written(text) == text
 
 
+def test_every_table_has_its_file():
+    """If this fails, a table of NO_FILE_YET has one now."""
+    shown = {match[2] for page in tables.PAGES for match in tables.MARKED.finditer((ROOT / page).read_text("utf-8"))}
+    from_logs, kept = {"beside", "reference", "configurations", *compare.tables()}, Path(common.KEPT).glob("*.json")
+    assert shown - from_logs - {path.stem for path in kept} == NO_FILE_YET
+
+
+def test_what_is_said_of_variety_and_copies():
+    real, *drawn = json.loads((Path(common.KEPT) / "variety.json").read_text())["rows"]
+    assert all(float(row[2]) < float(real[2]) for row in drawn)  # recall
+    for row in json.loads((Path(common.KEPT) / "copies.json").read_text())["rows"]:
+        first_to_training, first_to_test, to_training, to_test = map(float, row[1:])
+        assert first_to_training > 0.98 * first_to_test and to_training > 0.98 * to_test, row[0]
+
+
 @pytest.mark.parametrize("page", READMES)
 def test_the_readmes_table_is_filled_from_the_logs(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     (table,) = [match[3] for match in tables.MARKED.finditer(text)]
     drifted = re.sub(r"(?m)^(\| `[^|]*\| [^|]*\|).*$", r"\1 0.5 |", table)
-    assert drifted.count("| 0.5 |") >= 5 and tables.TABLES["configurations"](drifted) == table
+    assert drifted.count("| 0.5 |") >= 5 and tables.fill_configurations(drifted) == table
 
 
 def test_what_is_said_beside_the_report():
@@ -55,16 +71,23 @@ def test_what_is_said_beside_the_report():
         assert f"{value:.3f}" in text
     first, last = rows["evaluations"][0], rows["evaluations"][-1]
     for stated in (
-        f"{first['fid']:.1f}",
-        f"{last['fid']:.1f}",
-        f"| {last['label_accuracy']:.4f} at epoch 100;",
-        f"| {last['digit_fid']:.1f} at epoch 100;",
+        f"| {first['fid']:.1f} at epoch 10, {last['fid']:.1f} at epoch 100 |",
+        f", {last['label_accuracy']:.4f} at epoch 100 |",
+        f", {last['digit_fid']:.1f} at epoch 100 |",
     ):
         assert stated in text
     for row in rows["evaluations"]:
-        if row["epoch"] in (10, 30, 100):
-            right = (row["d_accuracy_real"] + row["d_accuracy_generated"]) / 2
-            assert re.search(rf"{100 * right:.0f}%[\w\s]* at\s+epoch\s+{row['epoch']}\b", text)
+        right = (row["d_accuracy_real"] + row["d_accuracy_generated"]) / 2
+        assert re.search(rf"(?m)^\| {row['epoch']} \|.*\| {right:.2f} \|.*\| {row['fid']:.1f} \|$", text)
+
+
+def test_what_an_fid_of_100_means():
+    """What real digits score from 100 images is said in words too."""
+    real = re.search(r"(?m)^\| 100 and 100 \| ([\d.]+) \(", RESULTS.read_text(encoding="utf-8"))[1]
+    for page in ("results.md", "report.md", "report.zh-CN.md"):
+        assert re.search(
+            rf"(scores?|就已经是) {round(float(real))}\b", (ROOT / "docs" / page).read_text(encoding="utf-8")
+        )
 
 
 def test_the_reference_run_is_complete():
@@ -81,21 +104,62 @@ def test_the_reference_run_is_complete():
     assert (ROOT / "images" / "reference" / "training.gif").stat().st_size <= 3e6
 
 
+def seen(compared):
+    """Returns {what was compared: in words} of the differences that chance does not explain."""
+    pairs = {names: pair for names, (*pair, _) in compared.items() if pair[1]}
+    verdicts = zip(pairs, differences.judged(list(pairs.values())))
+    return {names: words for names, (*_, words) in verdicts if words != "no difference seen"}
+
+
 def test_what_is_said_of_the_seeds():
+    """If this fails, the logs have changed, and so must the answers to the report's questions, in both languages."""
     rows = compare.read_rows()
-    text = RESULTS.read_text(encoding="utf-8").partition("## The report's questions")[2]
-    text = " ".join(text.partition("## What the report's FID")[0].split())
-    ema = compare.REPORT + compare.EMA
-    for row, epoch, metric in (
-        *((compare.REPORT, 100, metric) for metric in compare.METRICS),
-        *((compare.REPORT, epoch, "digit_fid") for epoch in (20, 40, 50)),
-        (compare.REPORT, 40, "label_accuracy"),
-        *((ema, epoch, "digit_fid") for epoch in (20, 30, 40, 100)),
-        *(("lr_d", 100, metric) for metric in ("label_accuracy", "digit_fid")),
-        ("dropout", 100, "digit_fid"),
-        *(("two_rates" + compare.EMA, epoch, "digit_fid") for epoch in (60, 100)),
-    ):
-        assert compare.cell(rows[row][epoch][metric], compare.METRICS[metric][0]) in text
+    ends, beside = compare.means(rows, compare.LAST), compare.beside_report(rows, compare.LAST)
+    assert seen(beside) == {("dropout", "balance"): "higher", ("lr_d, ema", "digit FID"): "higher"}
+    mean = np.mean(ends[compare.REPORT]["balance"])
+    assert [sum(value > mean for value in ends[row]["balance"]) for row in ("lr_d", "hidden_d")] == [3, 2]
+    broken = {row: found["breakdowns"] for row, found in ends.items() if any(found["breakdowns"])}
+    assert list(broken) == ["report", "report, ema", "two_rates", "two_rates, ema"]
+    assert (broken["report"], broken["two_rates"]) == ([1, 0, 2, 0, 0], [3, 0, 0])
+    faster, average = rows["two_rates, ema"], rows["report, ema"]
+    for epoch in range(10, 70, 10):
+        assert np.mean(faster[epoch]["digit_fid"]) < np.mean(average[epoch]["digit_fid"])
+    assert min(ends, key=lambda row: np.mean(ends[row]["digit_fid"])) == "two_rates, ema"
+    assert seen(compare.beside_report({name: rows[name] for name in (compare.REPORT, compare.PLAIN)}, [10])) == {}
+
+
+def test_what_is_said_of_the_course():
+    """If this fails, the logs have changed, and so must the answers to the report's questions, in both languages."""
+    rows = compare.read_rows()
+    within, course = compare.within_report(rows), "epoch 40 to the end"
+    assert seen(within) == {
+        (course, "balance"): "lower",
+        (course, "accuracy of the discriminator (D)"): "higher",
+        (course + ", ema", "digit FID"): "higher",
+        ("generator to ema, epoch 20", "label accuracy"): "higher",
+        ("generator to ema, epoch 20", "digit FID"): "lower",
+        ("generator to ema, epoch 40", "label accuracy"): "higher",
+    }
+    rises = {names: sum(change > 0 for change in changes) for names, (changes, *_) in within.items()}
+    assert {names: n for names, n in rises.items() if "40 to" in names[0] or "the end" in names[0]} == {
+        (course, "balance"): 0,
+        (course, "accuracy of the discriminator (D)"): 5,
+        (course, "label accuracy"): 5,
+        (course, "digit FID"): 1,
+        (course + ", ema", "label accuracy"): 5,
+        (course + ", ema", "digit FID"): 5,
+        ("generator to ema, the end", "label accuracy"): 5,
+        ("generator to ema, the end", "digit FID"): 0,
+    }
+    five = rows[compare.REPORT]
+    balance = {epoch: np.mean(values["balance"]) for epoch, values in five.items()}
+    assert set(sorted(balance, key=balance.get)[-2:]) == {20, 30}
+    assert all(after < before for before, after in zip(five[10]["d_accuracy"], five[30]["d_accuracy"]))
+    reference = {row["epoch"]: row for row in log("reference/log.json")["evaluations"]}
+    assert all(row["fid"] > reference[40]["fid"] for epoch, row in reference.items() if epoch > 40)
+    ends = compare.means(rows, compare.LAST)[compare.REPORT]["digit_fid"]
+    assert min(ends) < np.mean([reference[epoch]["digit_fid"] for epoch in compare.LAST]) < max(ends)
+    assert reference[100]["digit_fid"] > max(five[100]["digit_fid"])
 
 
 @pytest.mark.slow
