@@ -22,7 +22,8 @@ def make_compiler(folder, does, version=VERSION):
     """Puts a g++ into a new folder that says its version and else does what a shell's words say; returns PATH."""
     (folder / "bin").mkdir(parents=True)
     script = folder / "bin" / "g++"
-    script.write_text(f'#!/bin/sh\ncase "$*" in *--version*) echo "{version}"; exit;; *--help*|*-print*) exit;; esac\n{does}\n')
+    asked = f'case "$*" in *--version*) echo "{version}"; exit;; *--help*|*-print*) exit;; esac'
+    script.write_text(f"#!/bin/sh\n{asked}\n{does}\n")
     script.chmod(0o755)
     return f"{folder}/bin{os.pathsep}{os.environ['PATH']}"
 
