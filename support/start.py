@@ -127,7 +127,7 @@ def plain_paths():
     """
     before, program = os.environ.get("HOME"), sys.executable
     home = os.environ.get("JITTOR_HOME") or os.path.expanduser("~")  # "~" if there is none
-    if os.environ.get("JITTOR_HOME") or STRANGE.search(os.path.abspath(home)):
+    if os.environ.get("JITTOR_HOME") or (os.path.isabs(home) and STRANGE.search(home)):
         home = os.path.abspath(home)
         os.makedirs(home, exist_ok=True)
         os.environ["JITTOR_HOME"] = os.environ["HOME"] = plain(home)

@@ -4,7 +4,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, command_of
+from conftest import ENVIRONMENT, command_of, slow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -284,7 +284,7 @@ def third_order(model, x):
     return jt.grad(first.sqr().sum(), x).sqr().mean()
 
 
-@pytest.mark.parametrize("penalty", [penalty_on_inputs, penalty_on_weights, third_order])
+@pytest.mark.parametrize("penalty", [penalty_on_inputs, slow(penalty_on_weights), slow(third_order)])
 def test_gradients_of_gradients_are_jittors(penalty):
     layers = [nn.Linear(30, 24), nn.LeakyReLU(0.2), nn.Linear(24, 20), nn.BatchNorm1d(20, eps=0.8), nn.LeakyReLU(0.2)]
     layers += [nn.Linear(20, 6), Tanh(), nn.Linear(6, 1)]

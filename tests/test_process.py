@@ -3,6 +3,7 @@
 import fcntl
 import os
 import platform
+import shlex
 import shutil
 import signal
 import subprocess
@@ -35,7 +36,7 @@ def test_a_reader_that_ends_ends_the_run_with_its_last_epoch_saved(tmp_path):
         assert process.wait() == 1
     epoch = len(read_log(tmp_path / "run")["epochs"])
     assert line.startswith("Nobody reads the output any more. ") and f"Saved up to epoch {epoch} " in line
-    assert line.endswith(f"to go on: python {SCRIPT} --resume --output_dir {tmp_path}/run")
+    assert line.endswith(f"to go on: python {shlex.quote(str(SCRIPT))} --resume --output_dir {tmp_path}/run")
 
 
 @pytest.mark.slow
@@ -220,9 +221,10 @@ def stop():
 threading.Thread(target=stop).start()
 %run cgan.py --n_epochs 99 --max_batches 20 --inception_weights none --output_dir trial/stopped"""
 QUICK = "--overwrite --n_epochs 2 --max_batches 60 --inception_weights none"
-AFTER = [STOP, f"!{{sys.executable}} cgan.py {QUICK} --output_dir trial/stopped"]
+AFTER = [STOP, f"!'{{sys.executable}}' cgan.py {QUICK} --output_dir trial/stopped"]
 
 
+@pytest.mark.slow
 def test_the_notebook(tmp_path):
     """It runs as it is shown; a run in it can be stopped; one by ! beside it shows its progress on one line."""
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
