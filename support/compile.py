@@ -89,8 +89,8 @@ def core_sources(files, jittor, cache):
     """Returns what `join` does, and the source that Jittor brings compressed and would compile before all others."""
     path = os.path.join(cache, "gen", "data.cc")
     with gzip.open(os.path.join(jittor, "utils", "data.gz"), "rt", encoding="utf-8") as file:
-        # Each step's graph is built there: as Jittor compiles it, so that no step gets longer
-        write_if_new(path, f'#pragma GCC optimize("O2")\n#include "{jittor}/src/utils/vdp"\n{file.read()}')
+        # Not with -O2, as Jittor compiles it: there g++ 14 does not come to an end within minutes
+        write_if_new(path, f'#include "{jittor}/src/utils/vdp"\n{file.read()}')
     return [*join(files, jittor, cache), path]
 
 

@@ -80,8 +80,8 @@ def find_nvcc():
     return None
 
 
-def prepare_cuda(utils):
-    """Readies this process, in which jittor_utils is imported and jittor not yet, for a Jittor on CUDA."""
+def prepare_cuda():
+    """Readies this process, in which jittor is not imported yet, for a Jittor on CUDA."""
     cores = str(min(limits.cores(), 16))
     zeros = dict.fromkeys(("use_cutlass", "use_cutt", "FIX_TORCH_ERROR", "NVIDIA_TF32_OVERRIDE"), "0")
     for name, value in {**zeros, "use_parallel_op_compiler": cores}.items():
@@ -118,7 +118,7 @@ def probe():
         import jittor_utils
 
         jittor_utils.run_cmds = start.run_cmds
-        prepare_cuda(jittor_utils)
+        prepare_cuda()
         compile.speed_up(jittor_utils)
         import jittor
 
@@ -177,7 +177,7 @@ def import_jittor():
 
     start.check_lock(jittor_utils)
     start.drop_damaged(jittor_utils)
-    folder, what = "", "First run here: Jittor compiles itself and its kernels, once, for 1 to 2 minutes on 2 cores"
+    folder, what = "", "First run here: Jittor compiles itself and its kernels, once, for 1 to 3 minutes on 2 cores"
     if os.environ["nvcc_path"]:
         folder, what = "cu[0-9]*", "Jittor is tried on the GPU: it compiles itself for it once, for about 2 minutes"
     if not glob.glob(os.path.join(glob.escape(jittor_utils.cache_path), folder, "jittor_core*.so")):
@@ -190,7 +190,7 @@ def import_jittor():
     jittor_utils.run_cmds = start.run_cmds
     start.watch_crashes(jittor_utils)
     if os.environ["nvcc_path"]:
-        prepare_cuda(jittor_utils)
+        prepare_cuda()
     compile.speed_up(jittor_utils)
     os.environ.setdefault("use_parallel_op_compiler", "0")
     import jittor

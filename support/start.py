@@ -25,9 +25,10 @@ import threading
 import time
 import traceback
 import zlib
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, TemporaryFile
 
 from support import limits
+from support.mpi import PROCESSES
 
 # What went wrong, by what was said: the first pattern that is found. {line} is the text that it finds.
 SPACE = "free 1 GB, or set JITTOR_HOME to a folder on another disk"
@@ -36,10 +37,12 @@ CAUSES = [
     (r"No space left on device", f"the disk is full: {SPACE}"),
     (r"Disk quota exceeded", f"your disk quota is used up: {SPACE}"),
     (
-        r"Cannot allocate memory|MemoryError|bad_alloc|memory exhausted|(?<!or )out of memory|failed to map segment|"
+        r"Cannot allocate memory|MemoryError|bad_alloc|memory exhausted|(?<!or )out of memory|"
         r"start new thread|Resource temporarily unavailable|Thread creation failed|\bKilled\b|signal 9\b",
-        "{compiler} or Jittor got no more memory, now {free} MB are free: end other programs, or take another machine",
+        "{compiler} or Jittor got no more memory, now {free} MB are free, or no more processes: end other programs, or "
+        "take another machine",
     ),
+    (r".*failed to map segment", f"{{line}}, as programs may not run on that disk (noexec): {FOLDER}"),
     (r"Could not determine home directory", f"HOME is not set, and the system knows none for you: {FOLDER}"),
     (
         r".*: (Permission denied|Read-only file system|File exists|Not a directory|Operation not permitted|"
@@ -188,7 +191,7 @@ def check_lock(utils):
 def check_version(utils):
     """Ends the program with one sentence if the compiler cannot compile Jittor; utils: the module jittor_utils."""
     version = utils.run_cmd(f'"{utils.cc_path}" --version')
-    if sys.platform == "linux" and ("clang" in version or utils.get_int_version(utils.cc_path)[0] < 7):
+    if "clang" in version or utils.get_int_version(utils.cc_path)[0] < 7:
         sys.exit(
             f"{utils.cc_path} is {version.splitlines()[0].strip()}; Jittor needs GNU's g++ 7 or newer: install one, "
             "and name it in cc_path, as in cc_path=g++-12 python cgan.py"
@@ -207,6 +210,12 @@ def is_whole(path):
     return len(last) == size and any(last)
 
 
+def clear(folder):
+    """Deletes what Jittor has compiled into a cache, and not what was fetched into it."""
+    for path in (os.path.join(folder, name) for name in os.listdir(folder) if name != "checkpoints"):
+        shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+
+
 def drop_damaged(utils):
     """Deletes damaged files, which would kill the process that loads them: Jittor compiles anew what is missing.
 
@@ -217,13 +226,12 @@ def drop_damaged(utils):
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as Jittor locks when it compiles a kernel
         except (BlockingIOError, PermissionError):
             return
-        except OSError:  # no locks
-            pass
+        except OSError:  # no locks: another program may be writing there
+            return
         if os.path.exists(os.path.join(utils.cache_path, MARK)):
             if not second:
                 say(f"{utils.cache_path} ended a program: it is compiled again.")
-            shutil.rmtree(utils.cache_path)
-            os.makedirs(utils.cache_path)
+            clear(utils.cache_path)
         mkl = os.path.join(utils.home(), ".cache", "jittor", "mkl")
         for folder, _, names in [*os.walk(utils.cache_path), *os.walk(mkl)]:
             for path in (os.path.join(folder, name) for name in names if name.endswith((".so", ".o"))):
@@ -248,6 +256,14 @@ def give_back():
         os.close(copy)
 
 
+def new_file():
+    """Returns a new file without a name, open for reading and writing."""
+    if hasattr(os, "memfd_create"):  # not in conda's Pythons
+        return os.memfd_create("said")
+    with TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
 @contextlib.contextmanager
 def caught():
     """Jittor's import goes inside: what is said there is not seen, and what goes wrong ends in one sentence."""
@@ -257,7 +273,7 @@ def caught():
         sys.exit(f"ulimit -v allows this program {allowed >> 20} MB of memory; Jittor needs 1,024 at least.")
     os.environ["LANGUAGE"] = "en"  # the compiler's, whose words CAUSES knows
     sys.stdout.flush()
-    said[:] = [os.memfd_create("said")]
+    said[:] = [new_file()]
     second.extend({AGAIN} & set(os.environ))
     os.environ[AGAIN] = "1"
     for number in (1, 2):
@@ -283,7 +299,7 @@ def caught():
         sys.unraisablehook = lambda *args: None  # what Jittor's half made objects say when they go
         if re.search(DAMAGED, text) and "jittor_utils" in sys.modules:
             folder = sys.modules["jittor_utils"].cache_path
-            start_again(f"{folder} is damaged: it is compiled again, once, for about 3 minutes.", folder)
+            start_again(f"{folder} is damaged: it is compiled again, once.", folder)
         sys.exit(explain(text))
     finally:
         os.environ.pop(AGAIN, None)
@@ -322,7 +338,7 @@ def signals():
 def run_cmds(cmds, cache_path, jittor_path, msg=""):
     """Stands in for jittor_utils.run_cmds, whose pool waits for ever for a process that was killed.
 
-    Runs the commands that compile Jittor in processes, one for each core and 3 GB. The first that fails ends all, and
+    Runs the commands that compile Jittor in processes, one for each core and GB. The first that fails ends all, and
     RuntimeError is raised.
     """
     jobs, done = [(cmd, cache_path, jittor_path) for cmd in cmds], 0
@@ -331,7 +347,7 @@ def run_cmds(cmds, cache_path, jittor_path, msg=""):
     os.write(entrance, struct.pack(f"{len(jobs)}I", *range(len(jobs))))
     os.close(entrance)
     try:
-        for _ in range(max(1, min(len(jobs), limits.cores(), limits.memory() // (3 << 30)))):
+        for _ in range(max(1, min(len(jobs), limits.cores(), limits.memory() >> 30))):
             running.add(start_compiling(jobs, queue, report))
         while running:
             if select.select([results], [], [], 0.05)[0]:
@@ -457,7 +473,7 @@ def start_again(why, folder=None):
     if second:
         return
     if folder:
-        shutil.rmtree(folder, ignore_errors=True)
+        clear(folder)
     if {"IPython", "pytest"} & set(sys.modules):
         return
     say(why)
@@ -472,7 +488,8 @@ def command_line():
 
 def watch(jittor):
     """Keeps what Jittor says later, when it compiles kernels, and has an error there end the program in a sentence."""
-    jittor.flags.log_file = f"/proc/self/fd/{said[0]}"
+    if PROCESSES == 1:  # Jittor would look for a file of each process's
+        jittor.flags.log_file = f"/proc/self/fd/{said[0]}"
     watch_crashes(sys.modules["jittor_utils"], started=True)
 
     def hook(kind, error, trace, otherwise=sys.__excepthook__):

@@ -21,7 +21,7 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     subprocess.run(command, check=True)
     archive = next(folder.glob("jittor-*.tar.gz"))
     with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
+        tar.extractall(folder)
     os.chdir(str(archive)[: -len(".tar.gz")])
     setup = Path("setup.py")
     setup.write_text(setup.read_text(encoding="utf-8").replace('"numpy<2.0"', '"numpy"'), encoding="utf-8")

@@ -18,6 +18,7 @@ from support.saved.log import is_number, name_of
 from support.saved.paths import (
     BEST_GENERATOR,
     FOLDERS,
+    PROJECT,
     best_path,
     checkpoint_path,
     digits_path,
@@ -117,8 +118,10 @@ def describe_saved(output_dir):
         return "Nothing is saved yet."
     except Exception:  # whatever a damaged file makes its reader raise; --overwrite may have met one
         return f"{checkpoint_path(output_dir)} is not a checkpoint of cgan.py."
-    script, folder = map(os.path.abspath, (sys.argv[0], output_dir))  # perhaps a copy of cgan.py
-    command = shlex.join(["python", script, "--resume", "--output_dir", folder])
+    script = os.path.abspath(sys.argv[0])
+    if os.path.dirname(script) != PROJECT:  # neither cgan.py nor a copy beside it, but what imports it
+        script = os.path.join(PROJECT, "cgan.py")
+    command = shlex.join(["python", script, "--resume", "--output_dir", os.path.abspath(output_dir)])
     return f"Saved up to epoch {epoch} in {checkpoint_path(output_dir)}; to go on: {command}"
 
 
