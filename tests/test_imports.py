@@ -267,8 +267,8 @@ def test_arrays_come_and_go(dtype):
 
 
 def test_jittors_wheel_for_numpy_2_differs_in_its_pin_only(monkeypatch, tmp_path):
-    """And the Jittor that is installed here has the pin, or not, as the Python asks."""
-    setup = 'setup(install_requires=["numpy<2.0", "tqdm"])'
+    """And in its version; the Jittor that is installed here has the pin, or not, as the Python asks."""
+    setup = 'setup(version=version, install_requires=["numpy<2.0", "tqdm"])'
     (tmp_path / "jittor-1/").mkdir()
     (tmp_path / "jittor-1/setup.py").write_text(setup)
 
@@ -276,14 +276,28 @@ def test_jittors_wheel_for_numpy_2_differs_in_its_pin_only(monkeypatch, tmp_path
         command[-2].mkdir()
         with tarfile.open(command[-2] / "jittor-1.tar.gz", "w:gz") as tar:
             tar.add(tmp_path / "jittor-1", "jittor-1")
-        assert command[-1] == "jittor==" + metadata.version("jittor")
+        assert command[-1] == "jittor==" + metadata.version("jittor").split("+")[0]
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(build_jittor.subprocess, "run", download)
     monkeypatch.setitem(sys.modules, "setuptools", SimpleNamespace(build_meta=SimpleNamespace(build_wheel=os.listdir)))
     assert build_jittor.build_wheel(str(tmp_path)) == os.listdir(tmp_path)
-    assert Path("setup.py").read_text() == setup.replace("<2.0", "")
+    expected = setup.replace("<2.0", "").replace("=version", '=version + "+numpy2"')
+    assert Path("setup.py").read_text() == expected
     assert ("numpy" in metadata.requires("jittor")) == (sys.version_info >= (3, 13))
+
+
+def test_the_archive_that_pip_takes_is_what_lies_beside_it():
+    folder = ROOT / "support" / "jittor_numpy2"
+    name = f"jittor-{build_jittor.VERSION}{build_jittor.LOCAL}"
+    with tarfile.open(folder / f"{name}.tar.gz") as tar:
+        held = {file.name: tar.extractfile(file).read() for file in tar if file.isfile()}
+    assert held == {
+        f"{name}/{part}": (folder / part).read_bytes() for part in ("build_jittor.py", "pyproject.toml", "PKG-INFO")
+    }
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    assert any(line.startswith(name.replace("jittor-", "jittor==")) for line in lines)
+    assert "--find-links support/jittor_numpy2" in lines  # which pip takes relative to the file
 
 
 # For a process that must not compile: `import jittor` calls the function jittor() instead.

@@ -1,6 +1,7 @@
 """Builds Jittor's wheel from Jittor's own source, whose metadata then asks for any NumPy instead of numpy<2.0.
 
-A build backend, called by pip for the line in requirements.txt. support/numpy2.h makes that true.
+A build backend, which pip calls for the archive beside this file: it holds this folder's other files, and pip finds it
+by requirements.txt, in whatever folder it is started. support/numpy2.h makes true what the wheel says.
 """
 
 import os
@@ -10,19 +11,20 @@ import sys
 import tarfile
 from pathlib import Path
 
-JITTOR = re.search("jittor==[0-9.]+", Path(__file__).resolve().parents[2].joinpath("requirements.txt").read_text())[0]
+VERSION, LOCAL = re.search(r"Version: (.*)(\+.*)", Path(__file__).with_name("PKG-INFO").read_text()).groups()
 
 
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     from setuptools import build_meta
 
     folder = Path(wheel_directory, "jittor-source")
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary=jittor", "-d", folder, JITTOR]
-    subprocess.run(command, check=True)
+    download = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary=jittor"]
+    subprocess.run([*download, "-d", folder, f"jittor=={VERSION}"], check=True)
     archive = next(folder.glob("jittor-*.tar.gz"))
     with tarfile.open(archive) as tar:
         tar.extractall(folder)
     os.chdir(str(archive)[: -len(".tar.gz")])
     setup = Path("setup.py")
-    setup.write_text(setup.read_text(encoding="utf-8").replace('"numpy<2.0"', '"numpy"'), encoding="utf-8")
+    text = setup.read_text(encoding="utf-8").replace('"numpy<2.0"', '"numpy"')
+    setup.write_text(text.replace("version=version", f'version=version + "{LOCAL}"'), encoding="utf-8")
     return build_meta.build_wheel(wheel_directory)
