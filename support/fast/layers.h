@@ -39,6 +39,7 @@ static inline void each(long n, long features, long i, F f) {
     for (long first = 0; first < n; first += NR) {
         long at = first * features + i * NR;
         if (n - first >= NR)
+            #pragma GCC unroll 1  // else g++ unrolls 16 items before it looks for vectors, and finds none
             for (long j = 0; j < NR; j++) f(at + j);
         else
             for (long j = 0; j < n - first; j++) f(at + j);
@@ -50,45 +51,97 @@ static inline bool first_thread() { return true; }
 
 #include "layer.h"
 
-// c (R, NR) = a (R, depth) b (depth, NR), added to what is there where `add`; R: `rows`, but at most MR.
-template <long R = MR>
-static void tile(long rows, long depth, const float* a, long row, long step, const float* b, float* c, long c_row,
-                 bool add = false) {
-    if (rows < R) return tile<R == 1 ? 1 : R - 1>(rows, depth, a, row, step, b, c, c_row, add);
-    Vec sums[R][2];
-    for (long i = 0; i < R; i++)
-        for (long j = 0; j < 2; j++) sums[i][j] = add ? *(const Vec*)(c + i * c_row + j * LANES) : Vec{};
-    for (long k = 0; k < depth; k++, a += step, b += NR) {
-        __builtin_prefetch(a + (MR + k % MR) * row);  // what the next tile reads of a weight matrix
-        Vec b0 = *(const Vec*)b, b1 = *(const Vec*)(b + LANES);
-        #pragma GCC unroll 12
-        for (long i = 0; i < R; i++) {
-            float x = a[i * row];
-            sums[i][0] += x * b0;
-            sums[i][1] += x * b1;
+// A block of a matrix that is read or written next: fetched line by line meanwhile.
+struct Next {
+    const float* at;
+    long row, rows, columns, column = 0;
+
+    void fetch(long lines) {
+        for (; lines > 0 && rows > 0; lines--) {
+            __builtin_prefetch(at + column);
+            if ((column += 16) >= columns) column = 0, at += row, rows--;
         }
     }
+};
+
+// c (R, NR) = a (R, depth) b (depth, NR), added to what is there where `add`; R: `rows`, but at most MR. a's numbers
+// lie `row` and `step` apart, and `jump` more after every NR steps.
+template <long R = MR>
+static void tile(long rows, long depth, const float* a, long row, long step, long jump, const float* b, float* c,
+                 long c_row, bool add, Next& next) {
+    if (rows < R) return tile<R == 1 ? 1 : R - 1>(rows, depth, a, row, step, jump, b, c, c_row, add, next);
+    Vec sums[R][2];
+    #pragma GCC unroll 12  // here and below: else g++ has the sums in memory before and after the loop
+    for (long i = 0; i < R; i++)
+        for (long j = 0; j < 2; j++) sums[i][j] = add ? *(const Vec*)(c + i * c_row + j * LANES) : Vec{};
+    for (long left = depth; left > 0; left -= NR, a += jump) {
+        next.fetch((MR * NR * NR + 1023) / 1024);  // with 64 items, a block while a block is computed
+        #pragma GCC unroll 1  // else -Ofast adds products of several steps up first, which takes more registers
+        for (long k = std::min(left, NR); k > 0; k--, a += step, b += NR) {
+            Vec b0 = *(const Vec*)b, b1 = *(const Vec*)(b + LANES);
+            #pragma GCC unroll 12
+            for (long i = 0; i < R; i++) {
+                float x = a[i * row];
+                sums[i][0] += x * b0;
+                sums[i][1] += x * b1;
+            }
+        }
+    }
+    #pragma GCC unroll 12
     for (long i = 0; i < R; i++)
         for (long j = 0; j < 2; j++) *(Vec*)(c + i * c_row + j * LANES) = sums[i][j];
 }
 
-// Features from..to of weight (n_out, n_in) x.
-static void product(const float* weight, long n_out, long n_in, const float* x, float* y, long n, long from, long to) {
-    for (long k = 0; k < n_in; k += DEPTH)
+// Features from..to of weight (n_out, n_in) x; those up to `end` come next.
+static void product(const float* weight, long n_out, long n_in, const float* x, float* y, long n, long from, long to,
+                    long end) {
+    for (long k = 0; k < n_in; k += DEPTH) {
+        long i1 = k + DEPTH < n_in ? from : to, k1 = k + DEPTH < n_in ? k + DEPTH : 0;
+        Next next{weight + i1 * n_in + k1, n_in, std::min(ROWS, end - i1), std::min(DEPTH, n_in - k1)};
         for (long first = 0; first < n; first += NR)
             for (long i = from; i < to; i += MR)
-                tile(to - i, std::min(DEPTH, n_in - k), weight + i * n_in + k, n_in, 1, x + first * n_in + k * NR,
-                     y + first * n_out + i * NR, NR, k > 0);
+                tile(to - i, std::min(DEPTH, n_in - k), weight + i * n_in + k, n_in, 1, 0, x + first * n_in + k * NR,
+                     y + first * n_out + i * NR, NR, k > 0, next);
+    }
 }
 
 // Features from..to of weight' d, where weight is (n_out, features) with rows n_in apart
 static void product_back(const float* weight, long n_out, long n_in, const float* d, float* x, long features, long n,
                          long from, long to) {
+    constexpr long ROW = ROWS + 16;  // an odd number of cache lines: rows 4 kB apart drive each other out of the cache
+    alignas(64) float block[BACK_DEPTH * ROW];
     for (long k = 0; k < n_out; k += BACK_DEPTH)
-        for (long i = from; i < to; i += MR)
+        for (long f = from; f < to; f += ROWS) {
+            long depth = std::min(BACK_DEPTH, n_out - k), width = std::min(ROWS, to - f);
+            const float* part = weight + k * n_in + f;
+            for (long r = 0; r < depth; r++) std::copy(part + r * n_in, part + r * n_in + width, block + r * ROW);
+            long f1 = f + ROWS < to ? f + ROWS : from, k1 = f + ROWS < to ? k : k + BACK_DEPTH;
+            Next next{weight + k1 * n_in + f1, n_in, std::min(BACK_DEPTH, n_out - k1), std::min(ROWS, to - f1)};
             for (long first = 0; first < n; first += NR)
-                tile(to - i, std::min(BACK_DEPTH, n_out - k), weight + k * n_in + i, 1, n_in,
-                     d + first * n_out + k * NR, x + first * features + i * NR, NR, k > 0);
+                for (long i = 0; i < width; i += MR)
+                    tile(width - i, depth, block + i, 1, ROW, 0, d + first * n_out + k * NR,
+                         x + first * features + (f + i) * NR, NR, k > 0, next);
+        }
+}
+
+// to (columns, rows) = from (rows, columns)', with rows to_row and from_row apart
+static void turn(const float* from, long from_row, long rows, long columns, float* to, long to_row) {
+    constexpr long SIZE = LANES * LANES;
+    for (long i = 0; i < rows; i += LANES)
+        for (long j = 0; j < columns; j += LANES) {
+            if (rows - i < LANES || columns - j < LANES) {
+                for (long k = i; k < std::min(i + LANES, rows); k++)
+                    for (long l = j; l < std::min(j + LANES, columns); l++) to[l * to_row + k] = from[k * from_row + l];
+                continue;
+            }
+            float a[SIZE], b[SIZE];
+            for (long k = 0; k < LANES; k++) *(Vec*)(a + k * LANES) = *(const Vec*)(from + (i + k) * from_row + j);
+            for (long step = 1; step < LANES; step *= 2) {  // riffled so often, a square lies turned; g++ finds vectors
+                for (long k = 0; k < SIZE / 2; k++) b[2 * k] = a[k], b[2 * k + 1] = a[k + SIZE / 2];
+                for (long k = 0; k < LANES; k++) *(Vec*)(a + k * LANES) = *(const Vec*)(b + k * LANES);
+            }
+            for (long k = 0; k < LANES; k++) *(Vec*)(to + (j + k) * to_row + i) = *(const Vec*)(a + k * LANES);
+        }
 }
 
 // d_weight (n_out, n_in) = delta x'
@@ -96,27 +149,23 @@ static void product_weight(const Layer& l, long n) {
     long panels = (l.n_in + NR - 1) / NR;
     std::unique_ptr<float[]> turned(new float[panels * n * NR]);  // x in panels of features, item by item
     share(l.n_in, NR, [&](long from, long to) {
-        for (long panel = from; panel < to; panel += NR)
-            for (long j = 0; j < n; j++)
-                for (long k = panel; k < std::min(panel + NR, to); k++)
-                    turned[panel * n + j * NR + k - panel] = l.x[(j / NR * l.n_in + k) * NR + j % NR];
+        for (long k = from; k < to; k += NR)
+            for (long first = 0; first < n; first += NR)
+                turn(l.x + first * l.n_in + k * NR, NR, std::min(NR, to - k), std::min(NR, n - first),
+                     turned.get() + k * n + first * NR, NR);
     });
     share(l.n_out, MR, [&](long from, long to) {
-        std::unique_ptr<float[]> delta(new float[n * MR]);
         for (long i = from; i < to; i += MR) {
-            long rows = std::min(MR, to - i);
-            for (long r = 0; r < rows; r++) {
-                long item = 0;
-                each(n, l.n_out, i + r, [&](long at) { delta[item++ * MR + r] = l.delta[at]; });
-            }
+            long rows = std::min(MR, to - i), jump = (l.n_out - 1) * NR;
+            Next next{l.d_weight + (i + MR) * l.n_in, l.n_in, std::min(MR, to - i - MR), l.n_in};
             for (long k = 0; k < l.n_in; k += NR) {
-                const float* x = turned.get() + k * n;
+                const float *d = l.delta + i * NR, *x = turned.get() + k * n;
                 float *d_weight = l.d_weight + i * l.n_in + k, last[MR * NR];
                 if (l.n_in - k >= NR) {
-                    tile(rows, n, delta.get(), 1, MR, x, d_weight, l.n_in);
+                    tile(rows, n, d, NR, 1, jump, x, d_weight, l.n_in, false, next);
                     continue;
                 }
-                tile(rows, n, delta.get(), 1, MR, x, last, NR);
+                tile(rows, n, d, NR, 1, jump, x, last, NR, false, next);
                 for (long r = 0; r < rows; r++)
                     std::copy(last + r * NR, last + r * NR + l.n_in - k, d_weight + r * l.n_in);
             }
@@ -127,23 +176,20 @@ static void product_weight(const Layer& l, long n) {
 // rows (n, width) -> panels of `features`, from feature `offset` on
 static void to_panels(const float* rows, float* panels, long n, long width, long features, long offset) {
     share(width, NR, [&](long from, long to) {
-        for (long first = 0; first < n; first += NR)
-            for (long k = from; k < to; k += NR)
-                for (long j = 0; j < NR; j++)
-                    for (long i = k; i < std::min(k + NR, to); i++) {
-                        float x = first + j < n ? rows[(first + j) * width + i] : 0;
-                        panels[first * features + (offset + i) * NR + j] = x;
-                    }
+        for (long first = 0; first < n; first += NR) {
+            float* panel = panels + first * features + (offset + from) * NR;
+            if (n - first < NR) std::fill(panel, panel + (to - from) * NR, 0);
+            turn(rows + first * width + from, width, std::min(NR, n - first), to - from, panel, NR);
+        }
     });
 }
 
 // panels -> rows (n, features)
 static void to_rows(const float* panels, float* rows, long n, long features) {
     share(features, NR, [&](long from, long to) {
-        for (long k = from; k < to; k += NR)
-            for (long j = 0; j < n; j++)
-                for (long i = k; i < std::min(k + NR, to); i++)
-                    rows[j * features + i] = panels[j / NR * NR * features + i * NR + j % NR];
+        for (long first = 0; first < n; first += NR)
+            turn(panels + first * features + from * NR, NR, to - from, std::min(NR, n - first),
+                 rows + first * features + from, features);
     });
 }
 
@@ -158,7 +204,7 @@ static void forward(Layer (&layers)[L], const Input (&inputs)[W], long n, float*
     for (Layer& l : layers)
         share(l.n_out, MR, [&](long from, long to) {
             for (long i = from; i < to; i += ROWS) {
-                product(l.weight, l.n_out, l.n_in, l.x, l.y, n, i, std::min(i + ROWS, to));
+                product(l.weight, l.n_out, l.n_in, l.x, l.y, n, i, std::min(i + ROWS, to), to);
                 for (long r = i; r < std::min(i + ROWS, to); r++) activate(l, n, r);
             }
         });
