@@ -1,7 +1,7 @@
 """Trains a conditional GAN (Mirza & Osindero 2014) that draws MNIST digits on command.
 
     python cgan.py --n_epochs 100           the whole experiment, in the current folder
-    python cgan.py --n_epochs 2 --max_batches 50 --inception_weights none --output_dir trial     a quick look
+    python cgan.py --n_epochs 3 --inception_weights none --output_dir trial         a quick look
     python cgan.py --digits 31415926        draw these digits with a trained generator, as images/digits.png
     python cgan.py --export DIR --n 1000    write a thousand single images of every digit into DIR
     python cgan.py --resume                 go on with a run that was interrupted

@@ -112,9 +112,11 @@ def is_conda():
 
 def compiler_says(*flags):
     """Returns what the C++ compiler that Jittor takes prints, "" if there is none or it fails."""
+    command = [os.environ.get("cc_path", "g++"), *flags]
+    settings = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    same = {**os.environ, "COLUMNS": "80", "LC_ALL": "C"}  # it speaks the user's language, to the terminal's width
     try:
-        command = [os.environ.get("cc_path", "g++"), *flags]
-        return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout.strip()
+        return subprocess.run(command, env=same, **settings).stdout.strip()
     except OSError:
         return ""
 

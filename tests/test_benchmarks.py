@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -51,6 +52,7 @@ def test_plain_is_jittors_own(monkeypatch, tmp_path):
     assert type(seen["model"]) is plain.Sequential and seen["adam"] is nn.Adam
 
 
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
 def test_a_kept_table_says_where_it_comes_from(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(common, "KEPT", str(tmp_path / "tables"))
     monkeypatch.setattr("sys.argv", ["benchmarks/variety.py", "--keep"])

@@ -339,11 +339,12 @@ def test_jittors_cache_is_this_projects_own_and_mpi_is_for_mpirun():
 
 
 def test_the_name_of_a_cache_is_the_same_on_another_host(monkeypatch):
-    """As of a container, which is another host each time; on another processor it is another."""
+    """As of a container, which is another host each time, or in another terminal; another processor has another."""
     report = "sys.modules['jittor_utils'].cache_path"
     other = "import platform; platform.node = platform.platform = lambda *args: 'other'"
     path = import_until_jittor(report).stderr
     assert import_until_jittor(report, other).stderr == path and f"/{system.processor()}/" in path
+    assert import_until_jittor(report, COLUMNS="200", LANGUAGE="de").stderr == path  # the terminal's
     monkeypatch.setattr(system, "compiler_says", lambda *flags: "-mavx512f [disabled]")
     assert f"/{system.processor()}/" not in path
 

@@ -232,7 +232,7 @@ def test_compiled_code_that_ends_the_program_in_its_start_is_compiled_again_once
 
 def test_a_kernel_that_ends_the_program(tmp_path):
     """As one of another processor does: a line says so, and at the next start everything is compiled again."""
-    code = "from support.device import jt; print(jt.flags.cache_path)\n"
+    code = "from support.device import jt; print(jt.flags.cache_path, flush=True)\n"
     process = run("-c", f"{code}jt.code([1], 'int32', [], cpu_src='@out(0)=419; __builtin_trap();').sync()")
     assert process.returncode == -signal.SIGILL and process.stderr.count("\n") == 1
     assert "ended this program" in process.stderr and "same command again" in process.stderr

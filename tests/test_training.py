@@ -285,6 +285,7 @@ def test_log_follows_its_contract(finished_run, inception_file):
         assert 0 <= row["d_accuracy_real"] <= 1 and 0 <= row["d_accuracy_generated"] <= 1
 
 
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
 def test_the_log_says_which_code_ran(monkeypatch, tmp_path):
     monkeypatch.setattr(run_module, "PROJECT", str(tmp_path))
     (tmp_path / "cgan.py").write_text("1")
