@@ -3,7 +3,6 @@
 import datetime
 import json
 import os
-import subprocess
 import sys
 from functools import partial
 
@@ -30,12 +29,12 @@ def show(keep, name, head, rows):
     print(markdown(head, rows) + "\n")
     if not keep:
         return
-    from support.runs.run import describe_processor  # not above, as it loads Jittor
+    from support.runs.run import describe_processor, output_of  # not above, as it loads Jittor
 
-    described = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=PROJECT, capture_output=True, text=True)
+    commit = output_of("git", "describe", "--always", "--dirty")
     made = {
         "command": " ".join(["python", "-m", f"benchmarks.{os.path.basename(sys.argv[0])[:-3]}", *sys.argv[1:]]),
-        "commit": described.stdout.strip() or None,
+        "commit": commit and commit.decode().strip(),
         "machine": f"{describe_processor()}, {limits.cores()} cores",
         "date": datetime.date.today().isoformat(),
     }

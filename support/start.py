@@ -59,6 +59,7 @@ AGAIN = "CGAN_STARTED_AGAIN"  # set in the environment of a program that was: it
 # What this program sets or explains of Jittor's settings in the environment
 OWN = "nvcc_path cc_path python_config_path mpicc_path cache_name use_mpi log_silent gdb_path disable_lock".split()
 OWN += "use_parallel_op_compiler use_cutlass use_cutt cc_flags cuda_arch".split()
+LIVE_ON = {"IPython", "pytest"}  # modules of programs that are not started again
 MARK = "ended-a-program"  # a file in a cache that is to be compiled again
 # A process dies of a signal in a kernel, in whatever thread, where Python cannot say a word
 CRASH = r"""
@@ -224,9 +225,7 @@ def drop_damaged(utils):
     with utils.lock.lock_scope(), open(utils.lock.lock_path, "a") as lock:
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as Jittor locks when it compiles a kernel
-        except (BlockingIOError, PermissionError):
-            return
-        except OSError:  # no locks: another program may be writing there
+        except OSError:  # held by another program, or no locks: one may be writing there
             return
         if os.path.exists(os.path.join(utils.cache_path, MARK)):
             if not second:
@@ -421,7 +420,7 @@ def watch_crashes(utils, started=False):
             return  # Jittor will say more of this compiler
         os.replace(new, library)
     words = f"Jittor's compiled code in {utils.cache_path} ended this program"
-    again = not (started or second or {"IPython", "pytest"} & set(sys.modules))
+    again = not (started or second or LIVE_ON & set(sys.modules))
     words += ": it is compiled again, once." if again else ": give the same command again, or delete that folder first."
     line = [*command_line(), None] if again else []
     kept[:] = [
@@ -474,7 +473,7 @@ def start_again(why, folder=None):
         return
     if folder:
         clear(folder)
-    if {"IPython", "pytest"} & set(sys.modules):
+    if LIVE_ON & set(sys.modules):
         return
     say(why)
     os.execv(sys.executable, command_line())
