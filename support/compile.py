@@ -79,6 +79,8 @@ def join(files, jittor, cache):
         own, stem = sorted(set(OWN_NAMES.findall(source))), os.path.basename(path)[:-3]
         joined[name] += "".join(f"#define {word} {word}_in_{stem}\n" for word in own)
         joined[name] += f'#include "{path}"\n' + "".join(f"#undef {word}\n" for word in [*own, "fill"])
+        if "visibility push(hidden)" in source:  # to its end: not of what follows
+            joined[name] += "#pragma GCC visibility push(default)\n"
         size += len(source)
     for name, text in joined.items():
         write_if_new(name, text)

@@ -159,7 +159,7 @@ def import_jittor():
     if "jittor" in sys.modules:
         return sys.modules["jittor"]
     system.check_compiler()
-    os.environ.setdefault("cache_name", "cgan2")  # another number if compile.py or patches.py do it in another way
+    os.environ.setdefault("cache_name", "cgan3")  # another number if compile.py or patches.py do it in another way
     os.environ["use_mpi"] = "1" if "OMPI_COMM_WORLD_SIZE" in os.environ else "0"
     os.environ.setdefault("log_silent", "1")
     os.environ.setdefault("gdb_path", "")

@@ -62,8 +62,12 @@ MENDS = {
             b"cache_path = os.path.join(cache_path, cu)\n    sys.path.append(cache_path)",
             b"cache_path = os.path.join(cache_path, cu)\n    sys.path.insert(0, cache_path)",
         ),
-        # CUDA 13's headers are C++17; the last of two -std counts
-        (b'nvcc_flags += " -w "', b'nvcc_flags += " -w " + " -std=c++17 " * (nvcc_version[0] >= 13)'),
+        # CUDA 13's headers are C++17; the last of two -std counts. What g++ needs since 15, nvcc does not know
+        (
+            b'nvcc_flags += " -w "',
+            b'nvcc_flags = nvcc_flags.replace(sys.modules["support.patches"].GXX_FLAGS, " --pre-include=cstdint ")\n'
+            b'        nvcc_flags += " -w " + " -std=c++17 " * (nvcc_version[0] >= 13)',
+        ),
         # Beside the machine code, which ends at sm_90, what the driver translates for a newer GPU
         (b'f" -arch=compute_{min(archs)} "', b'f" -arch=compute_{min(archs)} -code=compute_{min(archs)} "'),
     ],
@@ -88,6 +92,8 @@ MENDS = {
         ),
     ],
 }
+# g++ 15 and later mind a header that Jittor's sources forget, and warn of what became an error.
+GXX_FLAGS = "-includecstdint -Wno-template-body"
 # All that Jittor's kernels take from npp.h, a header that a toolkit may lack.
 NPP = {"32U": "4294967295U", "32S": "2147483647", "64U": "18446744073709551615ULL", "64S": "9223372036854775807LL"}
 
@@ -125,15 +131,12 @@ class MendingFinder:
 
 
 def compiler_flags(cache):
-    """Returns what Jittor's commands need beside its own flags: numpy2.h first, written into the folder `cache`.
-
-    And what g++ 15 and later mind: a header that Jittor's sources forget, and a warning that became an error.
-    """
+    """Returns what Jittor's commands need beside its own flags: numpy2.h first, written into the folder `cache`."""
     folder = os.path.join(cache, "numpy2")
     os.makedirs(os.path.join(folder, "pyjt"), exist_ok=True)
     with open(os.path.join(os.path.dirname(__file__), "numpy2.h")) as file:
         write_if_new(os.path.join(folder, "pyjt", "numpy.h"), file.read())
-    return f' -I"{folder}" -includecstdint -Wno-template-body '
+    return f' -I"{folder}" {GXX_FLAGS} '
 
 
 def cuda_flags(cache, version):
