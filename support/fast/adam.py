@@ -2,9 +2,24 @@
 
 import functools
 import math
+import os
+import zlib
 
 from support.device import jt, nn
-from support.fast.layers import code, gradients_once, header
+from support.fast.layers import gradients_once, graph
+from support.saved.paths import write_if_new
+
+
+def header(name, text):
+    """Returns the line that includes a header, which is written beside Jittor's kernels.
+
+    Jittor passes an operator's source on at every call, and a line is passed on in less time than a file. The file's
+    name changes with the text, and so the operators that include it are compiled anew.
+    """
+    path = os.path.join(jt.flags.cache_path, f"{zlib.crc32(text.encode()):08x}_{name}")
+    write_if_new(path, text)
+    return f'#include "{path}"\n'
+
 
 # What both processors have: a parameter's arrays, and what happens to each of its n numbers
 UPDATE = """
@@ -99,7 +114,10 @@ class Adam(nn.Adam):
         step_size = self.lr * math.sqrt(1 - b2**self.n_step) / (1 - b1**self.n_step)
         # 1 - b1 and 1 - b2 in double, before they become float32: of 0.99999999 nothing would be left
         data = {"step_size": step_size, "b1": b1, "c1": 1 - b1, "b2": b2, "c2": 1 - b2, "eps": self.eps}
-        new = code(source_of(n), HEADERS, data, shapes, ["float32"] * n, grads + params + m + v)
+        graph.sum_looks(grads)
+        processor = "cuda" if jt.flags.use_cuda else "cpu"
+        sources = {f"{processor}_header": HEADERS[processor], f"{processor}_src": source_of(n)}
+        new = jt.code(shapes, ["float32"] * n, grads + params + m + v, data=data, **sources)
         for param, value in zip(params, new):
             param.update(value)
         self.post_step()

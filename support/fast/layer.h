@@ -21,6 +21,12 @@ struct Input {  // of several that lie side by side in x
     long width;
 };
 
+struct Sum {  // of two arrays
+    const float *a, *b;
+    float* sum;
+    long n;
+};
+
 // From weight x to y, in place, for feature i.
 FUNCTION void activate(const Layer& l, long n, long i) {
     float *y = l.y, bias = l.bias[i], slope = l.slope;
@@ -75,8 +81,7 @@ FUNCTION void activate_back(const Layer& l, long n, long i) {
 }
 
 // Gives every layer its place in what is kept: x, then y, and where it normalises normed and inverse_std.
-template <size_t L>
-static void place(Layer (&layers)[L], long n, float* kept, float* deltas) {
+static void place(std::vector<Layer>& layers, long n, float* kept, float* deltas) {
     long items = (n + NR - 1) / NR * NR;
     const float* x = kept;
     kept += layers[0].n_in * items;

@@ -8,13 +8,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "helper_cuda.h"
 
 namespace jittor {
-namespace stack {
+namespace fast {
 
 constexpr int THREADS = 512, WARPS = THREADS / 32, NR = 1;
+constexpr int MOST_LAYERS = 12, MOST_INPUTS = 8;  // a kernel takes them as its arguments, of at most 4 KB
 constexpr int ITEMS = 64, FEATURES = WARPS, DEPTH = 64;  // of a tile, and how much of both factors is in shared memory
 #define FUNCTION static __device__
 #define KERNEL __global__ __launch_bounds__(THREADS, 1) void
@@ -109,27 +111,27 @@ static __device__ void product_all(const float* x, int depth, Weight weight, flo
             });
 }
 
-template <size_t L>
-struct Layers {
-    Layer layer[L];
-};
+template <class T, int MOST>
+struct Few {
+    T all[MOST];
+    int n;
 
-template <size_t W>
-struct Inputs {
-    Input input[W];
+    Few(const std::vector<T>& some) : n(some.size()) { std::copy(some.begin(), some.end(), all); }
+    __device__ const T* begin() const { return all; }
+    __device__ const T* end() const { return all + n; }
 };
+typedef Few<Layer, MOST_LAYERS> Layers;
+typedef Few<Input, MOST_INPUTS> Inputs;
 
-template <size_t L, size_t W>
-static KERNEL forward_all(Layers<L> layers, Inputs<W> inputs, int n, float* kept, float* y) {
-    int offset = 0, n_in = layers.layer[0].n_in;
-    for (const Input& input : inputs.input) {
+static KERNEL forward_all(Layers layers, int n, Inputs inputs, float* kept, float* y) {
+    int offset = 0, n_in = layers.all[0].n_in;
+    for (const Input& input : inputs) {
         int width = input.width;
         for (int at = blockIdx.x * THREADS + threadIdx.x; at < n * width; at += gridDim.x * THREADS)
             kept[at / width * n_in + offset + at % width] = input.rows[at];
         offset += width;
     }
-    for (int layer = 0; layer < int(L); layer++) {
-        const Layer& l = layers.layer[layer];
+    for (const Layer& l : layers) {
         cooperative_groups::this_grid().sync();
         auto weight = [&](int j, int k) { return l.weight[j * int(l.n_in) + k]; };
         for (int first = blockIdx.x * FEATURES; first < l.n_out; first += gridDim.x * FEATURES) {
@@ -137,16 +139,15 @@ static KERNEL forward_all(Layers<L> layers, Inputs<W> inputs, int n, float* kept
             int i = first + threadIdx.x / 32;
             if (i >= l.n_out) continue;
             activate(l, n, i);
-            if (layer == int(L) - 1) each(n, l.n_out, i, [&](long at) { y[at] = l.y[at]; });
+            if (&l + 1 == layers.end()) each(n, l.n_out, i, [&](long at) { y[at] = l.y[at]; });
         }
     }
 }
 
-template <size_t L>
-static KERNEL backward_all(Layers<L> layers, int n, const float* dy) {
-    for (int layer = L - 1; layer >= 0; layer--) {
-        bool last = layer == int(L) - 1;
-        const Layer &l = layers.layer[layer], &above = layers.layer[last ? layer : layer + 1];
+static KERNEL backward_all(Layers layers, int n, const float* dy) {
+    for (int layer = layers.n - 1; layer >= 0; layer--) {
+        bool last = layer == layers.n - 1;
+        const Layer &l = layers.all[layer], &above = layers.all[last ? layer : layer + 1];
         if (!last) cooperative_groups::this_grid().sync();
         auto weight = [&](int j, int k) { return above.weight[k * int(above.n_in) + j]; };
         for (int first = blockIdx.x * FEATURES; first < l.n_out; first += gridDim.x * FEATURES) {
@@ -166,30 +167,35 @@ static KERNEL input_gradient(Layer l, int n, const float* delta, float* dx, int 
 
 static __host__ __device__ int blocks_of(long n, long unit) { return (n + unit - 1) / unit; }
 
-// d_weight (n_out, n_in) = delta' x: a block computes ITEMS x FEATURES of it, of whatever layer.
-template <size_t L>
-static KERNEL weight_gradients(Layers<L> layers, int n) {
+// d_weight (n_out, n_in) = delta' x: a block computes ITEMS x FEATURES of it, of whatever layer. other: the same
+// layers used once more, whose gradients are added, or none.
+static KERNEL weight_gradients(Layers layers, Layers other, int n) {
     int block = blockIdx.x;
-    for (const Layer& l : layers.layer) {
+    for (int layer = 0; layer < layers.n; layer++) {
+        const Layer& l = layers.all[layer];
         int n_in = l.n_in, n_out = l.n_out, rows = blocks_of(n_out, ITEMS), blocks = rows * blocks_of(n_in, FEATURES);
         if (block >= blocks) {
             block -= blocks;
             continue;
         }
         int out = block % rows * ITEMS, in = block / rows * FEATURES;
-        product<false, false>(
-            n, [&](int i, int k) { return out + i < n_out && k < n ? l.delta[k * n_out + out + i] : 0; },
-            [&](int j, int k) { return in + j < n_in && k < n ? l.x[k * n_in + in + j] : 0; },
-            [&](int i, int j, float sum) {
-                if (out + i < n_out && in + j < n_in) l.d_weight[(out + i) * n_in + in + j] = sum;
-            });
+        for (int look = 0; look < (other.n ? 2 : 1); look++) {
+            const float *delta = look ? other.all[layer].delta : l.delta, *x = look ? other.all[layer].x : l.x;
+            product<false, false>(
+                n, [&](int i, int k) { return out + i < n_out && k < n ? delta[k * n_out + out + i] : 0; },
+                [&](int j, int k) { return in + j < n_in && k < n ? x[k * n_in + in + j] : 0; },
+                [&](int i, int j, float sum) {
+                    float* d_weight = l.d_weight + (out + i) * n_in + in + j;
+                    if (out + i < n_out && in + j < n_in) *d_weight = look ? *d_weight + sum : sum;
+                });
+        }
         return;
     }
 }
 
 // Starts a kernel whose blocks wait for each other: as many as it has work for, but no more than run at a time.
-template <size_t L, class... Parameters>
-static void start(void (*kernel)(Layers<L>, Parameters...), const Layers<L>& layers, Parameters... parameters) {
+template <class... Parameters>
+static void start(void (*kernel)(Layers, int, Parameters...), const std::vector<Layer>& layers, int n, Parameters... parameters) {
     static const int most = [] {
         int device = 0, processors = 0;
         checkCudaErrors(cudaGetDevice(&device));
@@ -197,37 +203,35 @@ static void start(void (*kernel)(Layers<L>, Parameters...), const Layers<L>& lay
         return processors;
     }();
     int blocks = 1;
-    for (const Layer& l : layers.layer) blocks = std::max(blocks, blocks_of(l.n_out, FEATURES));
-    void* arguments[] = {(void*)&layers, &parameters...};
+    for (const Layer& l : layers) blocks = std::max(blocks, blocks_of(l.n_out, FEATURES));
+    Layers all(layers);
+    void* arguments[] = {&all, &n, &parameters...};
     checkCudaErrors(cudaLaunchCooperativeKernel((void*)kernel, std::min(blocks, most), THREADS, arguments, 0, 0));
 }
 
-template <size_t L>
-static Layers<L> placed(const Layer (&layers)[L], long n, float* kept, float* deltas) {
-    Layers<L> all;
-    std::copy(layers, layers + L, all.layer);
-    place(all.layer, n, kept, deltas);
-    return all;
+static void forward(std::vector<Layer>& layers, const std::vector<Input>& inputs, long n, float* kept, float* y) {
+    place(layers, n, kept, nullptr);
+    start(forward_all, layers, n, Inputs(inputs), kept, y);
 }
 
-template <size_t L, size_t W>
-static void forward(const Layer (&layers)[L], const Input (&inputs)[W], long n, float* kept, float* y) {
-    Inputs<W> all;
-    std::copy(inputs, inputs + W, all.input);
-    start(forward_all<L, W>, placed(layers, n, kept, nullptr), all, int(n), kept, y);
+static void backward(std::vector<Layer>& layers, long n, const float* dy, float* kept, float* deltas) {
+    place(layers, n, kept, deltas);
+    start(backward_all, layers, n, dy);
 }
 
-template <size_t L>
-static void backward(const Layer (&layers)[L], long n, const float* dy, float* kept, float* deltas) {
-    start(backward_all<L>, placed(layers, n, kept, deltas), int(n), dy);
-}
-
-template <size_t L>
-static void backward_weights(const Layer (&layers)[L], long n, float* kept, float* deltas) {
+// looks: the layers, once or twice, as often as they were used; the gradients, sums of all, go where the first says.
+static void backward_weights(std::vector<std::vector<Layer>>& looks, long n) {
     int blocks = 0;
-    for (const Layer& l : layers) blocks += blocks_of(l.n_out, ITEMS) * blocks_of(l.n_in, FEATURES);
-    weight_gradients<<<blocks, THREADS>>>(placed(layers, n, kept, deltas), n);
+    for (const Layer& l : looks[0]) blocks += blocks_of(l.n_out, ITEMS) * blocks_of(l.n_in, FEATURES);
+    weight_gradients<<<blocks, THREADS>>>(looks[0], looks.size() > 1 ? looks[1] : std::vector<Layer>(), n);
 }
+
+static KERNEL add_all(Few<Sum, 3 * MOST_LAYERS> sums) {
+    const Sum& s = sums.all[blockIdx.x];
+    for (int i = threadIdx.x; i < s.n; i += THREADS) s.sum[i] = s.a[i] + s.b[i];
+}
+
+static void add(const std::vector<Sum>& sums) { add_all<<<sums.size(), THREADS>>>(sums); }
 
 // The gradient of `width` features of the input, from `offset` on.
 static void backward_input(const Layer& l, long n, const float* delta, float* dx, long width, long offset) {
@@ -262,5 +266,5 @@ static void sum_up(const float* rows, const Label* labels, float* table, long n,
     sum_up_all<<<blocks_of(size * width, THREADS), THREADS>>>(rows, labels, table, n, size, width);
 }
 
-}  // namespace stack
+}  // namespace fast
 }  // namespace jittor

@@ -9,9 +9,10 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <vector>
 
 namespace jittor {
-namespace stack {
+namespace fast {
 
 #ifdef __AVX512F__
 constexpr long LANES = 16, MR = 12;
@@ -23,14 +24,11 @@ constexpr long NR = 2 * LANES;  // a tile of MR x NR sums is what the registers 
 constexpr long DEPTH = 256, BACK_DEPTH = 128, ROWS = 96;  // blocks that stay in the first and second cache
 #define FUNCTION static
 
-// Calls f(from, to) on every core, each with its share of 0..n in whole multiples of `unit`.
+// Calls f(from, to) with this core's share of 0..n in whole multiples of `unit`. What is called below runs on every core.
 template <class F>
 static void share(long n, long unit, F f) {
-    #pragma omp parallel
-    {
-        long units = (n + unit - 1) / unit, core = omp_get_thread_num(), cores = omp_get_num_threads();
-        f(units * core / cores * unit, std::min(n, units * (core + 1) / cores * unit));
-    }
+    long units = (n + unit - 1) / unit, core = omp_get_thread_num(), cores = omp_get_num_threads();
+    f(units * core / cores * unit, std::min(n, units * (core + 1) / cores * unit));
 }
 
 // Calls f(position) for the n items of feature i.
@@ -144,33 +142,25 @@ static void turn(const float* from, long from_row, long rows, long columns, floa
         }
 }
 
-// d_weight (n_out, n_in) = delta x'
-static void product_weight(const Layer& l, long n) {
-    long panels = (l.n_in + NR - 1) / NR;
-    std::unique_ptr<float[]> turned(new float[panels * n * NR]);  // x in panels of features, item by item
+// x in panels of features, item by item
+static void turn_input(const Layer& l, long n, float* turned) {
     share(l.n_in, NR, [&](long from, long to) {
         for (long k = from; k < to; k += NR)
             for (long first = 0; first < n; first += NR)
                 turn(l.x + first * l.n_in + k * NR, NR, std::min(NR, to - k), std::min(NR, n - first),
-                     turned.get() + k * n + first * NR, NR);
+                     turned + k * n + first * NR, NR);
     });
-    share(l.n_out, MR, [&](long from, long to) {
-        for (long i = from; i < to; i += MR) {
-            long rows = std::min(MR, to - i), jump = (l.n_out - 1) * NR;
-            Next next{l.d_weight + (i + MR) * l.n_in, l.n_in, std::min(MR, to - i - MR), l.n_in};
-            for (long k = 0; k < l.n_in; k += NR) {
-                const float *d = l.delta + i * NR, *x = turned.get() + k * n;
-                float *d_weight = l.d_weight + i * l.n_in + k, last[MR * NR];
-                if (l.n_in - k >= NR) {
-                    tile(rows, n, d, NR, 1, jump, x, d_weight, l.n_in, false, next);
-                    continue;
-                }
-                tile(rows, n, d, NR, 1, jump, x, last, NR, false, next);
-                for (long r = 0; r < rows; r++)
-                    std::copy(last + r * NR, last + r * NR + l.n_in - k, d_weight + r * l.n_in);
-            }
-        }
-    });
+}
+
+// d_weight (n_out, n_in) = delta x', added to what is there where `add`
+static void product_weight(const Layer& l, const float* delta, const float* turned, long n, long i, long rows, long k,
+                           bool add, Next& next) {
+    long jump = (l.n_out - 1) * NR, columns = std::min(NR, l.n_in - k);
+    float *d_weight = l.d_weight + i * l.n_in + k, last[MR * NR];
+    if (columns == NR && !add) return tile(rows, n, delta + i * NR, NR, 1, jump, turned + k * n, d_weight, l.n_in, false, next);
+    tile(rows, n, delta + i * NR, NR, 1, jump, turned + k * n, last, NR, false, next);
+    for (long r = 0; r < rows; r++)
+        for (long c = 0; c < columns; c++) d_weight[r * l.n_in + c] = last[r * NR + c] + (add ? d_weight[r * l.n_in + c] : 0);
 }
 
 // rows (n, width) -> panels of `features`, from feature `offset` on
@@ -193,50 +183,91 @@ static void to_rows(const float* panels, float* rows, long n, long features) {
     });
 }
 
-template <size_t L, size_t W>
-static void forward(Layer (&layers)[L], const Input (&inputs)[W], long n, float* kept, float* y) {
+static void forward(std::vector<Layer>& layers, const std::vector<Input>& inputs, long n, float* kept, float* y) {
     place(layers, n, kept, nullptr);
-    long offset = 0;
-    for (const Input& input : inputs) {
-        to_panels(input.rows, kept, n, input.width, layers[0].n_in, offset);
-        offset += input.width;
+    #pragma omp parallel
+    {
+        long offset = 0;
+        for (const Input& input : inputs) {
+            to_panels(input.rows, kept, n, input.width, layers[0].n_in, offset);
+            offset += input.width;
+        }
+        for (Layer& l : layers) {
+            #pragma omp barrier
+            share(l.n_out, MR, [&](long from, long to) {
+                for (long i = from; i < to; i += ROWS) {
+                    product(l.weight, l.n_out, l.n_in, l.x, l.y, n, i, std::min(i + ROWS, to), to);
+                    for (long r = i; r < std::min(i + ROWS, to); r++) activate(l, n, r);
+                }
+            });
+        }
+        #pragma omp barrier
+        to_rows(layers.back().y, y, n, layers.back().n_out);
     }
-    for (Layer& l : layers)
-        share(l.n_out, MR, [&](long from, long to) {
-            for (long i = from; i < to; i += ROWS) {
-                product(l.weight, l.n_out, l.n_in, l.x, l.y, n, i, std::min(i + ROWS, to), to);
-                for (long r = i; r < std::min(i + ROWS, to); r++) activate(l, n, r);
-            }
-        });
-    to_rows(layers[L - 1].y, y, n, layers[L - 1].n_out);
 }
 
-template <size_t L>
-static void backward(Layer (&layers)[L], long n, const float* dy, float* kept, float* deltas) {
+static void backward(std::vector<Layer>& layers, long n, const float* dy, float* kept, float* deltas) {
     place(layers, n, kept, deltas);
-    to_panels(dy, layers[L - 1].delta, n, layers[L - 1].n_out, layers[L - 1].n_out, 0);
-    for (long i = L - 1; i >= 0; i--)
-        share(layers[i].n_out, MR, [&](long from, long to) {
-            Layer* l = layers + i;
-            if (i < long(L) - 1) product_back(l[1].weight, l[1].n_out, l[1].n_in, l[1].delta, l->delta, l->n_out, n, from, to);
-            for (long r = from; r < to; r++) activate_back(*l, n, r);
-        });
+    #pragma omp parallel
+    {
+        to_panels(dy, layers.back().delta, n, layers.back().n_out, layers.back().n_out, 0);
+        for (long i = layers.size() - 1; i >= 0; i--) {
+            #pragma omp barrier
+            share(layers[i].n_out, MR, [&](long from, long to) {
+                Layer* l = &layers[i];
+                if (l != &layers.back())
+                    product_back(l[1].weight, l[1].n_out, l[1].n_in, l[1].delta, l->delta, l->n_out, n, from, to);
+                for (long r = from; r < to; r++) activate_back(*l, n, r);
+            });
+        }
+    }
 }
 
-template <size_t L>
-static void backward_weights(Layer (&layers)[L], long n, float* kept, float* deltas) {
-    place(layers, n, kept, deltas);
-    for (Layer& l : layers) product_weight(l, n);
+// looks: the layers, once for each time that they were used; the gradients, sums of all, go where the first says.
+static void backward_weights(std::vector<std::vector<Layer>>& looks, long n) {
+    long size = 0;
+    for (const Layer& l : looks[0]) size += (l.n_in + NR - 1) / NR * NR * n;
+    std::unique_ptr<float[]> turned(new float[looks.size() * size]);
+    #pragma omp parallel
+    {
+        float* at = turned.get();
+        for (auto& look : looks)
+            for (const Layer& l : look) turn_input(l, n, at), at += (l.n_in + NR - 1) / NR * NR * n;
+        #pragma omp barrier
+        at = turned.get();
+        for (size_t layer = 0; layer < looks[0].size(); layer++) {
+            const Layer& l = looks[0][layer];
+            share(l.n_out, MR, [&](long from, long to) {
+                for (long i = from; i < to; i += MR) {
+                    Next next{l.d_weight + (i + MR) * l.n_in, l.n_in, std::min(MR, to - i - MR), l.n_in};
+                    for (long k = 0; k < l.n_in; k += NR)
+                        for (size_t look = 0; look < looks.size(); look++)
+                            product_weight(l, looks[look][layer].delta, at + look * size, n, i, std::min(MR, to - i), k,
+                                           look > 0, next);
+                }
+            });
+            at += (l.n_in + NR - 1) / NR * NR * n;
+        }
+    }
 }
 
 // The gradient of `width` features of the input, from `offset` on.
 static void backward_input(const Layer& l, long n, const float* delta, float* dx, long width, long offset) {
     std::unique_ptr<float[]> panels(new float[(n + NR - 1) / NR * NR * width]);
-    share(width, MR, [&](long from, long to) {
-        product_back(l.weight + offset, l.n_out, l.n_in, delta, panels.get(), width, n, from, to);
-    });
-    to_rows(panels.get(), dx, n, width);
+    #pragma omp parallel
+    {
+        share(width, MR, [&](long from, long to) {
+            product_back(l.weight + offset, l.n_out, l.n_in, delta, panels.get(), width, n, from, to);
+        });
+        #pragma omp barrier
+        to_rows(panels.get(), dx, n, width);
+    }
 }
 
-}  // namespace stack
+static void add(const std::vector<Sum>& sums) {
+    for (const Sum& s : sums)
+        for (long i = 0; i < s.n; i++) s.sum[i] = s.a[i] + s.b[i];
+}
+
+}  // namespace fast
 }  // namespace jittor
