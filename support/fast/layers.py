@@ -16,7 +16,7 @@ from support.device import jt, nn
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 MOST_LAYERS, MOST_INPUTS = 12, 8  # of a Stack: a GPU's kernel takes them as its arguments (layers.cuh)
-SOURCES = [os.path.join(FOLDER, f"{name}_op.{kind}") for name in ("stack", "lookup") for kind in ("h", "cc")]
+SOURCES = [os.path.join(FOLDER, f"{name}_op.{kind}") for name in ("stack", "lookup", "adam") for kind in ("h", "cc")]
 graph = jt.compile_custom_ops(SOURCES, return_module=True)
 
 
