@@ -173,8 +173,10 @@ void sum_looks(const vector<VarHolder*>& gradients) {
 }
 
 void StackOp::jit_prepare(JK& jk) {
-    if (kind != OUTPUT) jk << "«KIND:" << JK::hex1(kind);
-    if (kind != OUTPUT && narrow) jk << "«NARROW:1";
+    if (kind == OUTPUT) return;  // nothing is to be done
+    static const char* names[] = {"FORWARD", "OUTPUT", "BACKWARD", "WEIGHTS", "INPUT", "GRADIENT"};
+    jk << "«KIND:" << names[kind];
+    if (narrow) jk << "«NARROW:1";
 }
 
 #else  // JIT
