@@ -125,12 +125,15 @@ def plain(path):
 
 @contextlib.contextmanager
 def plain_paths():
-    """Has Jittor, imported inside, find its cache, itself and Python by paths that its commands bear; raises OSError.
+    """Has Jittor, imported inside, find its cache, itself and Python by paths that its commands bear.
 
-    If JITTOR_HOME is set, HOME is the same inside: Jittor would keep a note of the first in the second.
+    Raises OSError, or RuntimeError if there is no home. If JITTOR_HOME is set, HOME is the same inside: Jittor would
+    keep a note of the first in the second.
     """
     before, program = os.environ.get("HOME"), sys.executable
-    home = os.environ.get("JITTOR_HOME") or os.path.expanduser("~")  # "~" if there is none
+    home = os.environ.get("JITTOR_HOME") or os.path.expanduser("~")
+    if home == "~":  # Jittor's import would fail, too, in words that each Python has for itself
+        raise RuntimeError("Could not determine home directory")
     if os.environ.get("JITTOR_HOME") or (os.path.isabs(home) and STRANGE.search(home)):
         home = os.path.abspath(home)
         os.makedirs(home, exist_ok=True)
@@ -244,11 +247,16 @@ def drop_damaged(utils):
 
 
 # ---------------------------------------------------------------- while Jittor is imported
-def give_back():
-    """Ends what `caught` began: what is said is seen again."""
+def flush():
+    """Has Python write what it still holds of standard output and errors: the second, too, where 3.8 writes a file."""
     with contextlib.suppress(OSError, RuntimeError):  # as a signal came while they were written
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def give_back():
+    """Ends what `caught` began: what is said is seen again."""
+    flush()
     for number in list(terminal):
         copy = terminal.pop(number)
         os.dup2(copy, number)
@@ -272,6 +280,7 @@ def caught():
         sys.exit(f"ulimit -v allows this program {allowed >> 20} MB of memory; Jittor needs 1,024 at least.")
     os.environ["LANGUAGE"] = "en"  # the compiler's, whose words CAUSES knows
     sys.stdout.flush()
+    sys.stderr.flush()
     said[:] = [new_file()]
     second.extend({AGAIN} & set(os.environ))
     os.environ[AGAIN] = "1"
@@ -442,6 +451,7 @@ def watch_crashes(utils, started=False):
 # ---------------------------------------------------------------- what went wrong
 def whole_text(error):
     """Returns all that was said, and the error's traceback, without colours."""
+    flush()
     text = os.pread(said[0], os.fstat(said[0]).st_size, 0).decode(errors="replace")
     text += "".join(traceback.format_exception(type(error), error, error.__traceback__))
     if isinstance(error, OSError) and error.filename:

@@ -160,6 +160,16 @@ def test_a_cache_whose_parts_do_not_fit_is_compiled_again_once(tmp_path):
     assert "is damaged: it is compiled again, once" in again and "Jittor did not start" in line and "symbol" in line
 
 
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_what_python_has_not_written_yet(tmp_path, stream):
+    """As Python 3.8 does with standard error: what was said before is seen, what Jittor says names the cause."""
+    code = "import sys\nsys.stderr = open(2, 'w', closefd=False)\nprint('mine', file=sys.stderr)\n"
+    does = f"sys.{stream}.write('Killed\\n'); raise ValueError"
+    process = run("-c", code + STOP.format(does), JITTOR_HOME=str(tmp_path))
+    mine, process.stderr = process.stderr.split("\n", 1)
+    assert mine == "mine" and "Killed" in sentence(process, "no more memory").read_text()
+
+
 def test_a_cache_path_with_letters_that_jittors_commands_do_not_bear(tmp_path):
     """A link stands in for it, and what is compiled lies in it."""
     home = tmp_path / "a'b \"c$(d[e&f#g,h:i%j;k"
