@@ -27,7 +27,7 @@ import traceback
 import zlib
 from tempfile import NamedTemporaryFile, TemporaryFile
 
-from support import limits
+from support import limits, terminal
 from support.mpi import PROCESSES
 
 # What went wrong, by what was said: the first pattern that is found. {line} is the text that it finds.
@@ -59,7 +59,6 @@ AGAIN = "CGAN_STARTED_AGAIN"  # set in the environment of a program that was: it
 # What this program sets or explains of Jittor's settings in the environment
 OWN = "nvcc_path cc_path python_config_path mpicc_path cache_name use_mpi log_silent gdb_path disable_lock".split()
 OWN += "use_parallel_op_compiler use_cutlass use_cutt cc_flags cuda_arch".split()
-LIVE_ON = {"IPython", "pytest"}  # modules of programs that are not started again
 MARK = "ended-a-program"  # a file in a cache that is to be compiled again
 # A process dies of a signal in a kernel, in whatever thread, where Python cannot say a word
 CRASH = r"""
@@ -95,7 +94,7 @@ extern "C" void watch(const char* file, const char* said, char** command, int to
 """
 STRANGE = re.compile(r"[^\w./+~@-]")  # in a path: what Jittor's shell commands do not bear
 PATIENCE = 5  # seconds without a word for another program that compiles
-terminal = {}  # {1: a copy of standard output, 2: of standard error} while what is said is caught
+copies = {}  # {1: a copy of standard output, 2: of standard error} while what is said is caught
 running = set()  # the processes that compile for this one, each with a group of its own
 second = []  # not empty in a program that was started again
 kept = []  # what CRASH holds
@@ -104,8 +103,8 @@ said = []  # the file without a name that holds what was said
 
 def say(line):
     """Prints a line on standard error, also while what is said is caught."""
-    if terminal:
-        os.write(terminal[2], os.fsencode(f"{line}\n"))
+    if copies:
+        os.write(copies[2], os.fsencode(f"{line}\n"))
     else:
         print(line, file=sys.stderr, flush=True)
 
@@ -257,8 +256,8 @@ def flush():
 def give_back():
     """Ends what `caught` began: what is said is seen again."""
     flush()
-    for number in list(terminal):
-        copy = terminal.pop(number)
+    for number in list(copies):
+        copy = copies.pop(number)
         os.dup2(copy, number)
         os.close(copy)
 
@@ -285,7 +284,7 @@ def caught():
     second.extend({AGAIN} & set(os.environ))
     os.environ[AGAIN] = "1"
     for number in (1, 2):
-        terminal[number] = os.dup(number)
+        copies[number] = os.dup(number)
         os.dup2(said[0], number)
     try:
         with signals(), plain_paths():
@@ -326,10 +325,8 @@ def signals():
         signal.signal(number, signal.SIG_IGN)  # a second one, which would come in between
         kill_compilers()
         give_back()
-        if before[number] is signal.default_int_handler and "IPython" not in sys.modules:
-            os.write(2, b"\nCtrl-C: stopped.\n")
-            os._exit(128 + number)
-        before[number](number, frame)  # a run's, which says what is saved
+        pythons = before[number] is signal.default_int_handler and not terminal.in_ipython()
+        (terminal.end if pythons else before[number])(number, frame)  # a run's says what is saved
 
     for number in before:
         signal.signal(number, end)
@@ -359,7 +356,7 @@ def run_cmds(cmds, cache_path, jittor_path, msg=""):
             running.add(start_compiling(jobs, queue, report))
         while running:
             if select.select([results], [], [], 0.05)[0]:
-                with open(terminal.get(2, 2), "w", closefd=False) as seen, contextlib.redirect_stderr(seen):
+                with open(copies.get(2, 2), "w", closefd=False) as seen, contextlib.redirect_stderr(seen):
                     for _ in os.read(results, 1 << 16):
                         progress.update(done)
                         done += 1
@@ -429,21 +426,20 @@ def watch_crashes(utils, started=False):
             return  # Jittor will say more of this compiler
         os.replace(new, library)
     words = f"Jittor's compiled code in {utils.cache_path} ended this program"
-    again = not (started or second or LIVE_ON & set(sys.modules))
-    words += ": it is compiled again, once." if again else ": give the same command again, or delete that folder first."
-    line = [*command_line(), None] if again else []
+    line = [] if started or second else command_line()
+    words += ": it is compiled again, once." if line else ": give the same command again, or delete that folder first."
     kept[:] = [
         ctypes.c_char_p(os.fsencode(os.path.join(utils.cache_path, MARK))),
         ctypes.c_char_p(os.fsencode(f"{words}\n")),
-        (ctypes.c_char_p * len(line))(*line) if again else None,
+        (ctypes.c_char_p * (len(line) + 1))(*line) if line else None,
     ]
-    ctypes.CDLL(library).watch(*kept, terminal.get(1, 1), terminal.get(2, 2))
+    ctypes.CDLL(library).watch(*kept, copies.get(1, 1), copies.get(2, 2))
     if not started:
         load = utils.try_import_jit_utils_core  # after which Jittor's own handlers are there
 
         def load_and_watch(*args):
             load(*args)
-            ctypes.CDLL(library).watch(*kept, terminal.get(1, 1), terminal.get(2, 2))
+            ctypes.CDLL(library).watch(*kept, copies.get(1, 1), copies.get(2, 2))
 
         utils.try_import_jit_utils_core = load_and_watch
 
@@ -483,14 +479,16 @@ def start_again(why, folder=None):
         return
     if folder:
         clear(folder)
-    if LIVE_ON & set(sys.modules):
-        return
-    say(why)
-    os.execv(sys.executable, command_line())
+    line = command_line()
+    if line:
+        say(why)
+        os.execv(sys.executable, line)
 
 
 def command_line():
-    """Returns the words with which this program was started."""
+    """Returns the words with which this program was started; none if it lives on, as a notebook's or the tests'."""
+    if terminal.in_ipython() or "pytest" in sys.modules:
+        return []
     with open("/proc/self/cmdline", "rb") as file:
         return [os.fsencode(sys.executable), *file.read().split(b"\0")[1:-1]]
 
@@ -508,7 +506,7 @@ def watch(jittor):
             otherwise(kind, error, trace)
 
     sys.excepthook = hook
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    shell = terminal.in_ipython() and sys.modules["IPython"].get_ipython()
     if shell:  # a notebook's, which does not ask sys.excepthook
         seen = functools.partial(hook, otherwise=lambda *error: shell.showtraceback(error))
         shell.set_custom_exc((RuntimeError,), lambda shell, *error, tb_offset=None: seen(*error))

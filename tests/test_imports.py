@@ -313,7 +313,7 @@ STOP = (
 
 def import_until_jittor(report="''", before="", **env):
     """Imports support.device up to `import jittor`; returns the process, `report` (a Python expression) in stderr."""
-    seen = "sys.modules['support.start'].terminal[2]"
+    seen = "sys.modules['support.start'].copies[2]"
     code = f"{STOP}def jittor(): os.write({seen}, str({report}).encode()); os._exit(0)\n{before}\nimport support.device"
     return run("-c", code, **env)
 

@@ -78,9 +78,10 @@ def test_ctrl_c_in_the_first_compile(tmp_path):
         "JITTOR_HOME": str(tmp_path),
         "PATH": make_compiler(tmp_path, f"touch {tmp_path}/on; sleep 60"),
     }
-    settings = {"env": env, "start_new_session": True, **PIPES}
-    for command in (["fid.py", "mnist", "mnist"], ["cgan.py", "--digits", "7", "--output_dir", tmp_path]):
-        with started(ROOT / command[0], *command[1:], **settings) as process:
+    settings = {"env": env, "cwd": ROOT, "start_new_session": True, **PIPES}
+    own = ["-c", "import cgan"]  # a program of the user's
+    for command in (["fid.py", "mnist", "mnist"], ["cgan.py", "--digits", "7", "--output_dir", tmp_path], own):
+        with started(*command, **settings) as process:
             while not (tmp_path / "on").exists():
                 time.sleep(0.05)
             (tmp_path / "on").unlink()
