@@ -294,7 +294,8 @@ def caught():
         if end.code:  # this program's own sentence
             raise
         start_again("Jittor's settings have changed here, and it compiled itself anew: starting again.")
-        sys.exit("Jittor's settings have changed here, and it compiled itself anew: run the same command again.")
+        words = "Jittor's settings have changed here, and it compiled itself anew: run the same command again."
+        raise SystemExit(words) from None
     except Exception as error:
         if isinstance(error, AssertionError):  # Jittor passes over what an import of this says
             try:
@@ -307,7 +308,7 @@ def caught():
         if re.search(DAMAGED, text) and "jittor_utils" in sys.modules:
             folder = sys.modules["jittor_utils"].cache_path
             start_again(f"{folder} is damaged: it is compiled again, once.", folder)
-        sys.exit(explain(text))
+        raise SystemExit(explain(text)) from None
     finally:
         os.environ.pop(AGAIN, None)
         give_back()
