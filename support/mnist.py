@@ -4,7 +4,6 @@ Jittor's own loader transforms every image anew in every epoch; here they are tr
 """
 
 import contextlib
-import sys
 
 import numpy as np
 from PIL import Image
@@ -90,4 +89,5 @@ def load_mnist(train, img_size=32, data_root=None):
     try:
         return TransformedMNIST(train, img_size, data_root)
     except RuntimeError:
-        sys.exit("MNIST is not here and could not be fetched: pip install -r requirements.txt, or give --data_root DIR")
+        words = "MNIST is not here and could not be fetched: pip install -r requirements.txt, or give --data_root DIR"
+        raise SystemExit(words) from None

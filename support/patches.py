@@ -18,6 +18,8 @@ MENDS = {
         # kernel, which are new in every container
         (b"osv = platform.platform() + platform.node()", b"osv = sys.modules['support.system'].processor()"),
         (b"cpuv = get_cpu_version()", b"cpuv = platform.machine()"),
+        # Where /bin/sh is bash, nobody else says that the compiler was killed
+        (b'f"Run cmd failed: {cmd}"', b'f"Run cmd failed: {cmd}" + "\\nended by signal 9" * (r.returncode == -9)'),
         # Python knows itself where its headers are; python3.X-config, which need not be there, is not asked
         (
             b"_py3_include_path = None\n_py3_extension_suffix = None",

@@ -27,7 +27,7 @@ import traceback
 import zlib
 from tempfile import NamedTemporaryFile, TemporaryFile
 
-from support import limits
+from support import limits, terminal
 from support.mpi import PROCESSES
 
 # What went wrong, by what was said: the first pattern that is found. {line} is the text that it finds.
@@ -59,7 +59,6 @@ AGAIN = "CGAN_STARTED_AGAIN"  # set in the environment of a program that was: it
 # What this program sets or explains of Jittor's settings in the environment
 OWN = "nvcc_path cc_path python_config_path mpicc_path cache_name use_mpi log_silent gdb_path disable_lock".split()
 OWN += "use_parallel_op_compiler use_cutlass use_cutt cc_flags cuda_arch".split()
-LIVE_ON = {"IPython", "pytest"}  # modules of programs that are not started again
 MARK = "ended-a-program"  # a file in a cache that is to be compiled again
 # A process dies of a signal in a kernel, in whatever thread, where Python cannot say a word
 CRASH = r"""
@@ -95,7 +94,7 @@ extern "C" void watch(const char* file, const char* said, char** command, int to
 """
 STRANGE = re.compile(r"[^\w./+~@-]")  # in a path: what Jittor's shell commands do not bear
 PATIENCE = 5  # seconds without a word for another program that compiles
-terminal = {}  # {1: a copy of standard output, 2: of standard error} while what is said is caught
+copies = {}  # {1: a copy of standard output, 2: of standard error} while what is said is caught
 running = set()  # the processes that compile for this one, each with a group of its own
 second = []  # not empty in a program that was started again
 kept = []  # what CRASH holds
@@ -104,8 +103,8 @@ said = []  # the file without a name that holds what was said
 
 def say(line):
     """Prints a line on standard error, also while what is said is caught."""
-    if terminal:
-        os.write(terminal[2], os.fsencode(f"{line}\n"))
+    if copies:
+        os.write(copies[2], os.fsencode(f"{line}\n"))
     else:
         print(line, file=sys.stderr, flush=True)
 
@@ -125,12 +124,15 @@ def plain(path):
 
 @contextlib.contextmanager
 def plain_paths():
-    """Has Jittor, imported inside, find its cache, itself and Python by paths that its commands bear; raises OSError.
+    """Has Jittor, imported inside, find its cache, itself and Python by paths that its commands bear.
 
-    If JITTOR_HOME is set, HOME is the same inside: Jittor would keep a note of the first in the second.
+    Raises OSError, or RuntimeError if there is no home. If JITTOR_HOME is set, HOME is the same inside: Jittor would
+    keep a note of the first in the second.
     """
     before, program = os.environ.get("HOME"), sys.executable
-    home = os.environ.get("JITTOR_HOME") or os.path.expanduser("~")  # "~" if there is none
+    home = os.environ.get("JITTOR_HOME") or os.path.expanduser("~")
+    if home == "~":  # Jittor's import would fail, too, in words that each Python has for itself
+        raise RuntimeError("Could not determine home directory")
     if os.environ.get("JITTOR_HOME") or (os.path.isabs(home) and STRANGE.search(home)):
         home = os.path.abspath(home)
         os.makedirs(home, exist_ok=True)
@@ -244,13 +246,18 @@ def drop_damaged(utils):
 
 
 # ---------------------------------------------------------------- while Jittor is imported
-def give_back():
-    """Ends what `caught` began: what is said is seen again."""
+def flush():
+    """Has Python write what it still holds of standard output and errors: the second, too, where 3.8 writes a file."""
     with contextlib.suppress(OSError, RuntimeError):  # as a signal came while they were written
         sys.stdout.flush()
         sys.stderr.flush()
-    for number in list(terminal):
-        copy = terminal.pop(number)
+
+
+def give_back():
+    """Ends what `caught` began: what is said is seen again."""
+    flush()
+    for number in list(copies):
+        copy = copies.pop(number)
         os.dup2(copy, number)
         os.close(copy)
 
@@ -272,11 +279,12 @@ def caught():
         sys.exit(f"ulimit -v allows this program {allowed >> 20} MB of memory; Jittor needs 1,024 at least.")
     os.environ["LANGUAGE"] = "en"  # the compiler's, whose words CAUSES knows
     sys.stdout.flush()
+    sys.stderr.flush()
     said[:] = [new_file()]
     second.extend({AGAIN} & set(os.environ))
     os.environ[AGAIN] = "1"
     for number in (1, 2):
-        terminal[number] = os.dup(number)
+        copies[number] = os.dup(number)
         os.dup2(said[0], number)
     try:
         with signals(), plain_paths():
@@ -286,7 +294,8 @@ def caught():
         if end.code:  # this program's own sentence
             raise
         start_again("Jittor's settings have changed here, and it compiled itself anew: starting again.")
-        sys.exit("Jittor's settings have changed here, and it compiled itself anew: run the same command again.")
+        words = "Jittor's settings have changed here, and it compiled itself anew: run the same command again."
+        raise SystemExit(words) from None
     except Exception as error:
         if isinstance(error, AssertionError):  # Jittor passes over what an import of this says
             try:
@@ -299,7 +308,7 @@ def caught():
         if re.search(DAMAGED, text) and "jittor_utils" in sys.modules:
             folder = sys.modules["jittor_utils"].cache_path
             start_again(f"{folder} is damaged: it is compiled again, once.", folder)
-        sys.exit(explain(text))
+        raise SystemExit(explain(text)) from None
     finally:
         os.environ.pop(AGAIN, None)
         give_back()
@@ -317,10 +326,8 @@ def signals():
         signal.signal(number, signal.SIG_IGN)  # a second one, which would come in between
         kill_compilers()
         give_back()
-        if before[number] is signal.default_int_handler and "IPython" not in sys.modules:
-            os.write(2, b"\nCtrl-C: stopped.\n")
-            os._exit(128 + number)
-        before[number](number, frame)  # a run's, which says what is saved
+        pythons = before[number] is signal.default_int_handler and not terminal.in_ipython()
+        (terminal.end if pythons else before[number])(number, frame)  # a run's says what is saved
 
     for number in before:
         signal.signal(number, end)
@@ -350,7 +357,7 @@ def run_cmds(cmds, cache_path, jittor_path, msg=""):
             running.add(start_compiling(jobs, queue, report))
         while running:
             if select.select([results], [], [], 0.05)[0]:
-                with open(terminal.get(2, 2), "w", closefd=False) as seen, contextlib.redirect_stderr(seen):
+                with open(copies.get(2, 2), "w", closefd=False) as seen, contextlib.redirect_stderr(seen):
                     for _ in os.read(results, 1 << 16):
                         progress.update(done)
                         done += 1
@@ -420,21 +427,20 @@ def watch_crashes(utils, started=False):
             return  # Jittor will say more of this compiler
         os.replace(new, library)
     words = f"Jittor's compiled code in {utils.cache_path} ended this program"
-    again = not (started or second or LIVE_ON & set(sys.modules))
-    words += ": it is compiled again, once." if again else ": give the same command again, or delete that folder first."
-    line = [*command_line(), None] if again else []
+    line = [] if started or second else command_line()
+    words += ": it is compiled again, once." if line else ": give the same command again, or delete that folder first."
     kept[:] = [
         ctypes.c_char_p(os.fsencode(os.path.join(utils.cache_path, MARK))),
         ctypes.c_char_p(os.fsencode(f"{words}\n")),
-        (ctypes.c_char_p * len(line))(*line) if again else None,
+        (ctypes.c_char_p * (len(line) + 1))(*line) if line else None,
     ]
-    ctypes.CDLL(library).watch(*kept, terminal.get(1, 1), terminal.get(2, 2))
+    ctypes.CDLL(library).watch(*kept, copies.get(1, 1), copies.get(2, 2))
     if not started:
         load = utils.try_import_jit_utils_core  # after which Jittor's own handlers are there
 
         def load_and_watch(*args):
             load(*args)
-            ctypes.CDLL(library).watch(*kept, terminal.get(1, 1), terminal.get(2, 2))
+            ctypes.CDLL(library).watch(*kept, copies.get(1, 1), copies.get(2, 2))
 
         utils.try_import_jit_utils_core = load_and_watch
 
@@ -442,6 +448,7 @@ def watch_crashes(utils, started=False):
 # ---------------------------------------------------------------- what went wrong
 def whole_text(error):
     """Returns all that was said, and the error's traceback, without colours."""
+    flush()
     text = os.pread(said[0], os.fstat(said[0]).st_size, 0).decode(errors="replace")
     text += "".join(traceback.format_exception(type(error), error, error.__traceback__))
     if isinstance(error, OSError) and error.filename:
@@ -473,14 +480,16 @@ def start_again(why, folder=None):
         return
     if folder:
         clear(folder)
-    if LIVE_ON & set(sys.modules):
-        return
-    say(why)
-    os.execv(sys.executable, command_line())
+    line = command_line()
+    if line:
+        say(why)
+        os.execv(sys.executable, line)
 
 
 def command_line():
-    """Returns the words with which this program was started."""
+    """Returns the words with which this program was started; none if it lives on, as a notebook's or the tests'."""
+    if terminal.in_ipython() or "pytest" in sys.modules:
+        return []
     with open("/proc/self/cmdline", "rb") as file:
         return [os.fsencode(sys.executable), *file.read().split(b"\0")[1:-1]]
 
@@ -498,7 +507,7 @@ def watch(jittor):
             otherwise(kind, error, trace)
 
     sys.excepthook = hook
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    shell = terminal.in_ipython() and sys.modules["IPython"].get_ipython()
     if shell:  # a notebook's, which does not ask sys.excepthook
         seen = functools.partial(hook, otherwise=lambda *error: shell.showtraceback(error))
         shell.set_custom_exc((RuntimeError,), lambda shell, *error, tb_offset=None: seen(*error))

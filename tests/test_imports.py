@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, ROOT, read_log, run
+from conftest import ENVIRONMENT, ROOT, STOP, read_log, run
 
 from support import compile, device, patches, start, system
 from support.device import jt as jittor
@@ -300,22 +300,10 @@ def test_the_archive_that_pip_takes_is_what_lies_beside_it():
     assert "--find-links support/jittor_numpy2" in lines  # which pip takes relative to the file
 
 
-# For a process that must not compile: `import jittor` calls the function jittor() instead.
-STOP = (
-    "import builtins, os, sys\n"
-    "real = builtins.__import__\n"
-    "def stop(name, *args, **kw):\n"
-    "    if name == 'jittor': jittor()\n"
-    "    return real(name, *args, **kw)\n"
-    "builtins.__import__ = stop\n"
-)
-
-
 def import_until_jittor(report="''", before="", **env):
     """Imports support.device up to `import jittor`; returns the process, `report` (a Python expression) in stderr."""
-    seen = "sys.modules['support.start'].terminal[2]"
-    code = f"{STOP}def jittor(): os.write({seen}, str({report}).encode()); os._exit(0)\n{before}\nimport support.device"
-    return run("-c", code, **env)
+    does = f"os.write(sys.modules['support.start'].copies[2], str({report}).encode()); os._exit(0)"
+    return run("-c", f"{before}\n{STOP.format(does)}", **env)
 
 
 def test_first_run_says_that_kernels_are_compiled(tmp_path):
@@ -326,7 +314,7 @@ def test_first_run_says_that_kernels_are_compiled(tmp_path):
 
 def test_a_jittor_that_compiles_itself_anew_is_started_again_once():
     """Jittor ends the program with status 0 and no word on the terminal if its settings have changed."""
-    process = run("-c", f"{STOP}def jittor(): raise SystemExit(0)\nimport support.device")
+    process = run("-c", STOP.format("raise SystemExit(0)"))
     again, line = process.stderr.splitlines()
     assert process.returncode == 1 and "starting again" in again and "run the same command again" in line
 

@@ -254,9 +254,9 @@ def test_a_second_run_in_a_notebook_takes_over_the_folder_of_one_that_was_stoppe
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, FloatingPointError("epoch 1")])
 def test_what_ends_a_run_is_one_sentence_and_unlocks_its_folder(claimed, error):
-    with pytest.raises(SystemExit, match="Nothing is saved yet"), process.one_sentence(opt_of(claimed)):
+    with pytest.raises(SystemExit, match="Nothing is saved yet") as end, process.one_sentence(opt_of(claimed)):
         raise error
-    assert not process.held
+    assert not process.held and end.value.__suppress_context__
 
 
 @pytest.fixture

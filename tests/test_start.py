@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ENVIRONMENT, ROOT, run, started
+from conftest import ENVIRONMENT, ROOT, STOP, run, started
 
 from support import start
 
@@ -78,9 +78,10 @@ def test_ctrl_c_in_the_first_compile(tmp_path):
         "JITTOR_HOME": str(tmp_path),
         "PATH": make_compiler(tmp_path, f"touch {tmp_path}/on; sleep 60"),
     }
-    settings = {"env": env, "start_new_session": True, **PIPES}
-    for command in (["fid.py", "mnist", "mnist"], ["cgan.py", "--digits", "7", "--output_dir", tmp_path]):
-        with started(ROOT / command[0], *command[1:], **settings) as process:
+    settings = {"env": env, "cwd": ROOT, "start_new_session": True, **PIPES}
+    own = ["-c", "import cgan"]  # a program of the user's
+    for command in (["fid.py", "mnist", "mnist"], ["cgan.py", "--digits", "7", "--output_dir", tmp_path], own):
+        with started(*command, **settings) as process:
             while not (tmp_path / "on").exists():
                 time.sleep(0.05)
             (tmp_path / "on").unlink()
@@ -138,19 +139,6 @@ def test_a_damaged_kernel_is_compiled_again():
     assert run("-c", code).stderr == ""
 
 
-# For a process that must not compile: `import jittor` does this instead.
-STOP = (
-    "import builtins\n"
-    "real = builtins.__import__\n"
-    "def stop(name, *args, **kw):\n"
-    "    if name == 'jittor': {}\n"
-    "    return real(name, *args, **kw)\n"
-    "builtins.__import__ = stop\n"
-    "import os\n"
-    "import support.device"
-)
-
-
 def test_a_cache_whose_parts_do_not_fit_is_compiled_again_once(tmp_path):
     """By the same command, which is started again by itself; if that does not help either, it says so."""
     does = "raise ImportError('jittor_core.so: undefined symbol: _ZN6jittor')"
@@ -160,10 +148,20 @@ def test_a_cache_whose_parts_do_not_fit_is_compiled_again_once(tmp_path):
     assert "is damaged: it is compiled again, once" in again and "Jittor did not start" in line and "symbol" in line
 
 
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_what_python_has_not_written_yet(tmp_path, stream):
+    """As Python 3.8 does with standard error: what was said before is seen, what Jittor says names the cause."""
+    code = "import sys\nsys.stderr = open(2, 'w', closefd=False)\nprint('mine', file=sys.stderr)\n"
+    does = f"sys.{stream}.write('Killed\\n'); raise ValueError"
+    process = run("-c", code + STOP.format(does), JITTOR_HOME=str(tmp_path))
+    mine, process.stderr = process.stderr.split("\n", 1)
+    assert mine == "mine" and "Killed" in sentence(process, "no more memory").read_text()
+
+
 def test_a_cache_path_with_letters_that_jittors_commands_do_not_bear(tmp_path):
     """A link stands in for it, and what is compiled lies in it."""
     home = tmp_path / "a'b \"c$(d[e&f#g,h:i%j;k"
-    code = STOP.format("import sys; sys.exit(sys.modules['jittor_utils'].cache_path)")
+    code = STOP.format("sys.exit(sys.modules['jittor_utils'].cache_path)")
     process = run("-c", code, JITTOR_HOME=str(home))
     path = process.stderr.splitlines()[-1]
     assert not start.STRANGE.search(path) and home.resolve() in Path(path).resolve().parents
@@ -224,7 +222,7 @@ def test_little_memory():
 def test_compiled_code_that_ends_the_program_in_its_start_is_compiled_again_once(tmp_path, fatal):
     """As that of another processor does; the program starts again by itself, with an empty cache."""
     does = f"open(sys.modules['jittor_utils'].cache_path + '/a', 'x'); os.kill(os.getpid(), {getattr(signal, fatal):d})"
-    process = run("-c", f"import sys\n{STOP.format(does)}", JITTOR_HOME=str(tmp_path))
+    process = run("-c", STOP.format(does), JITTOR_HOME=str(tmp_path))
     first, again, second, line = process.stderr.splitlines()
     assert first == second and first.startswith("First run here") and "compiled again, once" in again
     assert process.returncode == -getattr(signal, fatal) and "ended this program" in line

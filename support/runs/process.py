@@ -152,7 +152,7 @@ def start_run(opt):
     try:
         holder = lock_run(output_dir)
     except OSError as error:
-        sys.exit(f"{error.filename}: {error.strerror}")
+        raise SystemExit(f"{error.filename}: {error.strerror}") from None
     if holder:
         refuse(f"Another run is writing to {output_dir} ({holder}): give this one an --output_dir of its own.")
     if opt.resume is not None and version_of(opt.resume) != opt.resume_version:
@@ -178,6 +178,6 @@ def one_sentence(opt):
         if isinstance(error, BrokenPipeError):  # head, or a terminal that was closed: nobody reads on
             what = "Nobody reads the output any more."
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(what if draws(opt) else f"{what} {what_is_saved(opt.output_dir)}")
+        raise SystemExit(what if draws(opt) else f"{what} {what_is_saved(opt.output_dir)}") from None
     finally:
         let_go()
