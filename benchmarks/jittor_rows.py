@@ -122,9 +122,8 @@ def floor():
 
 OPERATORS = {  # by how Jittor's profiler names them
     "stack«KIND:FORWARD": "layers: forward",
-    "stack«KIND:BACKWARD": "layers: gradients of what a layer gives and of its vectors",
+    "stack«KIND:BACKWARD": "layers: gradients but those of weights",
     "stack«KIND:WEIGHTS": "layers: gradients of weights",
-    "stack«KIND:INPUT": "layers: gradients of inputs",
     "adam": "Adam",
 }
 

@@ -206,8 +206,10 @@ static void forward(std::vector<Layer>& layers, const std::vector<Input>& inputs
     }
 }
 
-static void backward(std::vector<Layer>& layers, long n, const float* dy, float* kept, float* deltas) {
+static void backward(std::vector<Layer>& layers, const std::vector<InputGradient>& inputs, long n, const float* dy,
+                     float* kept, float* deltas) {
     place(layers, n, kept, deltas);
+    std::unique_ptr<float[]> panels(new float[(n + NR - 1) / NR * NR * layers[0].n_in]);
     #pragma omp parallel
     {
         to_panels(dy, layers.back().delta, n, layers.back().n_out, layers.back().n_out, 0);
@@ -220,11 +222,21 @@ static void backward(std::vector<Layer>& layers, long n, const float* dy, float*
                 for (long r = from; r < to; r++) activate_back(*l, n, r);
             });
         }
+        const Layer& l = layers[0];
+        for (auto& input : inputs) {
+            float* dx = panels.get() + (n + NR - 1) / NR * NR * input.offset;
+            #pragma omp barrier
+            share(input.width, MR, [&](long from, long to) {
+                product_back(l.weight + input.offset, l.n_out, l.n_in, l.delta, dx, input.width, n, from, to);
+            });
+            #pragma omp barrier
+            to_rows(dx, input.dx, n, input.width);
+        }
     }
 }
 
 // looks: the layers, once for each time that they were used; the gradients, sums of all, go where the first says.
-static void backward_weights(std::vector<std::vector<Layer>>& looks, long n) {
+static void backward_weights(std::vector<std::vector<Layer>>& looks, const std::vector<Sum>& sums, long n) {
     long size = 0;
     for (const Layer& l : looks[0]) size += (l.n_in + NR - 1) / NR * NR * n;
     std::unique_ptr<float[]> turned(new float[looks.size() * size]);
@@ -249,22 +261,6 @@ static void backward_weights(std::vector<std::vector<Layer>>& looks, long n) {
             at += (l.n_in + NR - 1) / NR * NR * n;
         }
     }
-}
-
-// The gradient of `width` features of the input, from `offset` on.
-static void backward_input(const Layer& l, long n, const float* delta, float* dx, long width, long offset) {
-    std::unique_ptr<float[]> panels(new float[(n + NR - 1) / NR * NR * width]);
-    #pragma omp parallel
-    {
-        share(width, MR, [&](long from, long to) {
-            product_back(l.weight + offset, l.n_out, l.n_in, delta, panels.get(), width, n, from, to);
-        });
-        #pragma omp barrier
-        to_rows(panels.get(), dx, n, width);
-    }
-}
-
-static void add(const std::vector<Sum>& sums) {
     for (const Sum& s : sums)
         for (long i = 0; i < s.n; i++) s.sum[i] = s.a[i] + s.b[i];
 }

@@ -26,7 +26,6 @@ static auto& plans = *new std::deque<StackPlan>;  // never deleted: what is Pyth
 static bool once = false, narrow = false;
 EXTERN_LIB bool no_grad;
 static auto make_stack = get_op_info("stack").get_constructor<vector<VarPtr>, int, int, int64, int64, vector<Var*>&&>();
-static auto make_binary = get_op_info("binary").get_constructor<VarPtr, Var*, Var*, NanoString>();
 
 int new_plan(const vector<int64>& sizes, const vector<float64>& numbers, const vector<int64>& widths, GradCallback&& second) {
     StackPlan plan;
@@ -51,8 +50,8 @@ static StackOp* is_stack(Op* op, int kind) {
     return op && !strcmp(op->name(), "stack") && ((StackOp*)op)->kind == kind ? (StackOp*)op : nullptr;
 }
 
-StackOp::StackOp(int kind, int plan_number, int64 n, int64 index, vector<Var*>&& vars)
-    : kind(kind), plan(&plans[plan_number]), number(plan_number), n(n), index(index), from(vars) {
+StackOp::StackOp(int kind, int plan_number, int64 n, int64 wanted, vector<Var*>&& vars)
+    : kind(kind), plan(&plans[plan_number]), number(plan_number), n(n), wanted(wanted), from(vars) {
     flags.set(NodeFlags::_cuda);
     auto& layers = plan->layers;
     auto make = [&](NanoVector shape) {
@@ -61,9 +60,11 @@ StackOp::StackOp(int kind, int plan_number, int64 n, int64 index, vector<Var*>&&
         if (kind != OUTPUT && kind != GRADIENT) to.back()->flags.set(NodeFlags::_stop_grad);
         return to.back();
     };
-    auto make_all = [&](bool weights, bool vectors) {
+    auto make_all = [&](bool weights, bool vectors, int64 inputs) {
         for (auto& shape : plan->shapes)
             if (shape.size() == 2 ? weights : vectors) make(shape);
+        for (size_t i = 0; i < plan->widths.size(); i++)
+            if (inputs >> i & 1) make({n, plan->widths[i]});
     };
     int64 items = (n + 31) / 32 * 32, deltas = 0;  // a panel of layers.h has at most 32 items
     for (auto& l : layers) deltas += items * l.n_out;
@@ -79,20 +80,16 @@ StackOp::StackOp(int kind, int plan_number, int64 n, int64 index, vector<Var*>&&
         for (size_t i = vars.size() - 2 * plan->norms; i < vars.size(); i++) make(vars[i]->shape)->share_with(vars[i]);
     }
     if (kind == OUTPUT) make(vars[0]->shape)->share_with(vars[0]);
-    if (kind == BACKWARD) make({deltas}), make_all(false, true);
-    if (kind == WEIGHTS) make_all(true, false), make_all(false, vars.size() > 2);
-    if (kind == INPUT) make({n, plan->widths[index]});
-    if (kind == GRADIENT) {
-        for (int64 width : plan->widths) make({n, width});
-        make_all(true, true);
-        make({deltas})->flags.set(NodeFlags::_stop_grad);
-    }
+    if (kind == BACKWARD) make({deltas}), make_all(false, true, wanted);
+    if (kind == WEIGHTS) make_all(true, false, 0), make_all(false, vars.size() > 2, 0);
+    if (kind == GRADIENT) make({deltas})->flags.set(NodeFlags::_stop_grad), make_all(true, true, -1);
 }
 
 void StackOp::grads(Var** douts, VarPtr* dins) {
     int64 inputs = plan->widths.size(), parameters = plan->shapes.size();
     if (kind == GRADIENT) {  // as Python computes it, of (the gradients of outputs but deltas, dy, inputs, parameters)
-        vector<Var*> all(douts, douts + inputs + parameters);
+        vector<Var*> all(douts + 1 + parameters, douts + 1 + parameters + inputs);
+        all.insert(all.end(), douts + 1, douts + 1 + parameters);
         all.push_back(from[0]);
         all.insert(all.end(), from.begin() + 2, from.end());
         vector<VarPtr> found(1 + inputs + parameters);
@@ -103,22 +100,24 @@ void StackOp::grads(Var** douts, VarPtr* dins) {
     }
     if (!douts[0]) return;
     Var *dy = douts[0], *kept = from[1];
-    vector<Var*> rest(from.begin() + 2, from.end()), of_parameters(rest.begin() + inputs, rest.end()), vars = {dy, kept};
+    vector<Var*> rest(from.begin() + 2, from.end()), vars = {dy, kept};
     if (!once) {
         vars.insert(vars.end(), rest.begin(), rest.end());
         auto all = make_stack(GRADIENT, number, n, 0, move(vars));
-        for (int64 i = 0; i < inputs + parameters; i++) dins[2 + i] = move(all[i]);
+        for (int64 i = 0; i < parameters; i++) dins[2 + inputs + i] = move(all[1 + i]);
+        for (int64 i = 0; i < inputs; i++) dins[2 + i] = move(all[1 + parameters + i]);
         return;
     }
-    vars.insert(vars.end(), of_parameters.begin(), of_parameters.end());
-    auto back = make_stack(BACKWARD, number, n, 0, move(vars));
+    int64 wanted = 0;
+    for (int64 i = 0; i < inputs; i++) wanted |= int64(!rest[i]->is_stop_grad()) << i;
+    vars.insert(vars.end(), rest.begin() + inputs, rest.end());
+    auto back = make_stack(BACKWARD, number, n, wanted, move(vars));
     auto weights = make_stack(WEIGHTS, number, n, 0, {kept, back[0]});
-    for (int64 i = 0; i < inputs; i++)
-        if (!rest[i]->is_stop_grad())
-            dins[2 + i] = move(make_stack(INPUT, number, n, i, {back[0], of_parameters[0]})[0]);
-    size_t weight = 0, vector = 1;
+    size_t weight = 0, at = 1;
     for (int64 i = 0; i < parameters; i++)
-        dins[2 + inputs + i] = move(plan->shapes[i].size() == 2 ? weights[weight++] : back[vector++]);
+        dins[2 + inputs + i] = move(plan->shapes[i].size() == 2 ? weights[weight++] : back[at++]);
+    for (int64 i = 0; i < inputs; i++)
+        if (wanted >> i & 1) dins[2 + i] = move(back[at++]);
 }
 
 vector<VarHolder*> run_stack(int number, const vector<VarHolder*>& inputs, const vector<VarHolder*>& parameters, const vector<VarHolder*>& running) {
@@ -165,7 +164,8 @@ void sum_looks(const vector<VarHolder*>& gradients) {
         if (made.empty()) {
             vector<Var*> vars;
             for (auto* look : looks) vars.insert(vars.end(), {look->from[1], look->to[0]});
-            for (auto* look : looks) vars.insert(vars.end(), look->to.begin() + 1, look->to.end());
+            size_t vectors = looks[0]->plan->shapes.size() - looks[0]->plan->layers.size();
+            for (auto* look : looks) vars.insert(vars.end(), look->to.begin() + 1, look->to.begin() + 1 + vectors);
             made = make_stack(StackOp::WEIGHTS, looks[0]->number, looks[0]->n, 0, move(vars));
         }
         *gradient = VarPtr(made[places[0]]);
@@ -174,7 +174,7 @@ void sum_looks(const vector<VarHolder*>& gradients) {
 
 void StackOp::jit_prepare(JK& jk) {
     if (kind == OUTPUT) return;  // nothing is to be done
-    static const char* names[] = {"FORWARD", "OUTPUT", "BACKWARD", "WEIGHTS", "INPUT", "GRADIENT"};
+    static const char* names[] = {"FORWARD", "OUTPUT", "BACKWARD", "WEIGHTS", "GRADIENT"};
     jk << "«KIND:" << names[kind];
     if (narrow) jk << "«NARROW:1";
 }
@@ -206,10 +206,12 @@ void StackOp::jit_run() {
             if (vectors && l.norm) l.d_scale = out(at++), l.d_shift = out(at++);
         }
     };
-    auto input = [&](int64 index, const float* deltas, float* dx) {
+    auto input_gradients = [&](size_t at, int64 wanted) {
+        std::vector<fast::InputGradient> found;
         int64 offset = 0;
-        for (int64 i = 0; i < index; i++) offset += plan->widths[i];
-        fast::backward_input(layers[0], n, deltas, dx, plan->widths[index], offset);
+        for (size_t i = 0; i < inputs; offset += plan->widths[i++])
+            if (wanted >> i & 1) found.push_back({out(at++), plan->widths[i], offset});
+        return found;
     };
     if (k == FORWARD) {
         parameters(inputs);
@@ -222,32 +224,25 @@ void StackOp::jit_run() {
     }
     if (k == BACKWARD) {
         parameters(2), gradients(1, false, true);
-        fast::backward(layers, n, in(0), in(1), out(0));
+        fast::backward(layers, input_gradients(1 + n_vectors, wanted), n, in(0), in(1), out(0));
     }
     if (k == WEIGHTS) {
         gradients(0, true, false);
         std::vector<std::vector<fast::Layer>> looks;
+        std::vector<fast::Sum> sums;
         for (size_t look = 0; look < (from.size() > 2 ? 2 : 1); look++) {
             looks.push_back(layers);
             fast::place(looks.back(), n, in(2 * look), in(2 * look + 1));
         }
-        fast::backward_weights(looks, n);
-        if (from.size() == 2) return;
-        std::vector<fast::Sum> sums;
-        for (size_t i = 0; i < n_vectors; i++) sums.push_back({in(4 + i), in(4 + n_vectors + i), out(n_layers + i), to[n_layers + i]->num});
-        fast::add(sums);
-    }
-    if (k == INPUT) {
-        layers[0].weight = in(1);
-        input(index, in(0), out(0));
+        for (size_t i = 0; from.size() > 2 && i < n_vectors; i++)
+            sums.push_back({in(4 + i), in(4 + n_vectors + i), out(n_layers + i), to[n_layers + i]->num});
+        fast::backward_weights(looks, sums, n);
     }
     if (k == GRADIENT) {
-        parameters(2 + inputs), gradients(inputs, true, true);
-        float* deltas = out(to.size() - 1);
-        fast::backward(layers, n, in(0), in(1), deltas);
+        parameters(2 + inputs), gradients(1, true, true);
+        fast::backward(layers, input_gradients(1 + plan->shapes.size(), -1), n, in(0), in(1), out(0));
         std::vector<std::vector<fast::Layer>> looks = {layers};
-        fast::backward_weights(looks, n);
-        for (size_t i = 0; i < inputs; i++) input(i, deltas, out(i));
+        fast::backward_weights(looks, {}, n);
     }
 }
 

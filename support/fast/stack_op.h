@@ -25,20 +25,19 @@ struct StackOp final : Op {
     // From inputs, parameters and running statistics: y, and what the gradients need
     //     FORWARD   inputs, parameters, running -> y, kept, running
     //     OUTPUT    y, kept, inputs, parameters -> the same y, with a gradient
-    // From dy, once: an operator for each part, as Jittor runs only those that somebody asks for
-    //     BACKWARD  dy, kept, parameters -> deltas, gradients of all parameters but weights
+    // From dy, once. WEIGHTS is an operator of its own, as Jittor runs only what somebody asks for
+    //     BACKWARD  dy, kept, parameters -> deltas, gradients of vectors, and of inputs whose bit in `wanted` is set
     //     WEIGHTS   kept, deltas -> gradients of weights; of two looks of one network their sum, then of vectors too
-    //     INPUT     deltas, weight of the first layer -> gradient of input `index`
     // From dy, for a gradient that is differentiated itself
     //     GRADIENT  dy, kept, inputs, parameters -> gradients of inputs and parameters, deltas
-    enum Kind { FORWARD, OUTPUT, BACKWARD, WEIGHTS, INPUT, GRADIENT };
+    enum Kind { FORWARD, OUTPUT, BACKWARD, WEIGHTS, GRADIENT };
     int kind;
     StackPlan* plan;
     int number;  // of the plan
-    int64 n, index;
+    int64 n, wanted;
     vector<Var*> from, to;
     // @attrs(multiple_outputs)
-    StackOp(int kind, int plan, int64 n, int64 index, vector<Var*>&& vars);
+    StackOp(int kind, int plan, int64 n, int64 wanted, vector<Var*>&& vars);
 
     const char* name() const override { return "stack"; }
     void grads(Var** douts, VarPtr* dins) override;
