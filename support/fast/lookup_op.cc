@@ -38,8 +38,11 @@ static __global__ void sum_up(const T* x, const LABEL* labels, T* y, int64 n, in
     int64 at = blockIdx.x * int64(blockDim.x) + threadIdx.x;
     if (at >= rows * width) return;
     T sum = 0;
-    for (int64 i = 0; i < n; i++)
-        if (labels[i] == at / width) sum += x[i * width + at % width];
+    #pragma unroll 8
+    for (int64 i = 0; i < n; i++) {
+        T value = x[i * width + at % width];  // of every row: several are on their way at a time
+        sum += labels[i] == at / width ? value : T(0);
+    }
     y[at] = sum;
 }
 #endif
