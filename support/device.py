@@ -12,7 +12,8 @@ its import settle that:
     use_parallel_op_compiler    0: kernels are compiled one after the other. Jittor's threads for it crash now and
                         then with "Segfault happen, main thread exit" (seen once in about 150 starts; JGAN issue 9)
 
-On CUDA, where a kernel takes 5 s, the last is the number of cores, 16 at most, and there are besides:
+On CUDA, where a kernel takes 5 s, the last is the number of cores, 16 at most, as long as there are few kernels yet:
+what crashes are threads that load compiled kernels, all at a time (2 of some 20 starts). And there are besides:
 
     use_cutlass, use_cutt   0: two libraries for CUDA that nothing here uses, and that Jittor would download
     FIX_TORCH_ERROR         0: PyTorch, if it is there, is not imported with Jittor
@@ -39,6 +40,7 @@ from support.saved.paths import PROJECT
 from support.start import say
 
 NVCC_PLACES = ["/usr/local/cuda/bin/nvcc", "/usr/bin/nvcc", "/opt/cuda/bin/nvcc"]  # where Jittor looks, after PATH
+FEW_KERNELS = 40  # a first run has compiled more when it has scored its first epoch
 GPU_WORKS = 42  # an exit status that Jittor itself does not end with
 
 
@@ -136,6 +138,8 @@ def use_cuda(jittor):
     """Has Jittor, just imported, compute on the GPU if it can, without fast math, whose tanh has 11 right bits."""
     if jittor.has_cuda:
         jittor.flags.use_cuda = 1
+        if len(glob.glob(os.path.join(glob.escape(jittor.flags.cache_path), "jit", "*.so"))) > FEW_KERNELS:
+            jittor.flags.use_parallel_op_compiler = 0
         jittor.flags.nvcc_flags = jittor.flags.nvcc_flags.replace("--use_fast_math", "")
         set_seed, jittor.set_seed = jittor.set_seed, lambda seed: (set_seed(seed), renew_curand(seed))
 

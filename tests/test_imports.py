@@ -3,9 +3,12 @@
 import ast
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import tarfile
+import textwrap
 import venv
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +20,7 @@ from conftest import ENVIRONMENT, ROOT, STOP, read_log, run
 
 from support import compile, device, patches, start, system
 from support.device import jt as jittor
+from support.fast import layers  # noqa: F401  compiles what an import would, the first time
 from support.jittor_numpy2 import build_jittor
 
 FILES = [path.relative_to(ROOT) for folder in ("support", "benchmarks") for path in (ROOT / folder).rglob("[a-z]*.py")]
@@ -122,6 +126,21 @@ def test_the_reason_against_cuda_is_not_jittors_last_hint(monkeypatch):
     said = "RuntimeError: \x1b[38;5;1m[f 1] failed\n[Reason]: \x1b[m no algorithm\n**\n>>> export trace_py_var=3\n\n"
     monkeypatch.setattr(device.subprocess, "run", lambda *args, **more: SimpleNamespace(returncode=1, stdout=said))
     assert device.why_not_cuda() == "[Reason]:  no algorithm"
+
+
+def test_nvcc_is_given_what_it_knows(tmp_path):
+    """Of the flags that g++ needs; tried on a file if there is an nvcc."""
+    source = Path(jittor.compiler.__file__).read_bytes()
+    for before, after in patches.MENDS["jittor.compiler"]:
+        source = source.replace(before, after)
+    text = re.search(r"    def convert_nvcc_flags.*?        return nvcc_flags\n", source.decode(), re.DOTALL)[0]
+    names = {"os": os, "sys": sys, "nvcc_version": [13, 0], "cc_path": "g++", "jittor_path": "jittor"}
+    exec(textwrap.dedent(text), names)
+    flags = names["convert_nvcc_flags"](f" -std=c++14 -fPIC -march=native {patches.compiler_flags(str(tmp_path))}")
+    assert patches.GXX_FLAGS not in flags and "-std=c++17" in flags
+    (tmp_path / "kernel.cu").write_text("int main() { return 0; }\n")
+    if shutil.which("nvcc"):
+        subprocess.run(["nvcc", "kernel.cu", "-c", *shlex.split(flags)], cwd=tmp_path, check=True)
 
 
 def test_the_first_toolkit_with_its_headers_is_taken(monkeypatch, tmp_path):
