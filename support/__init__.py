@@ -16,7 +16,8 @@ digit_classifier.py     a classifier for scores that mean something on digits; i
 inception.py            the network behind FID;  inception_weights.py  reads its weights
 inception_sources.py    finds and fetches these weights
 images.py               finds and reads the images that people bring
-fast/                   the same numbers, faster: layers.py with layers.h and for GPUs layers.cuh, adam.py
+fast/                   the same numbers, faster: layers.py and adam.py, with operators of Jittor's graph in C++
+                        (stack_op, lookup_op, adam_op) and what they compute (layers.h, layers.cuh for GPUs)
 saved/                  what stays on disk: paths.py, log.py, checkpoint.py, kept.py, classifier.py, statistics.py
 pages/                  what people look at, made from that: pictures.py, page.py, page.html, networks.py, animation.py
 runs/                   what makes it: run.py, process.py, resume.py, export.py

@@ -64,7 +64,7 @@ def describe_code():
     if not commit:
         with open(os.path.join(PROJECT, "cgan.py"), "rb") as file:
             return f"cgan.py {hashlib.sha256(file.read()).hexdigest()[:12]}"
-    changes = output_of("git", "diff", "HEAD", "--", "*.py", "*.h", "*.cuh")
+    changes = output_of("git", "diff", "HEAD", "--", "*.py", "*.h", "*.cc", "*.cuh")
     beside = ("--", ":(glob)*.py", "support")  # and not all of an environment that lies in the folder
     for name in output_of("git", "ls-files", "-z", "--others", "--exclude-standard", *beside).split(b"\0")[:-1]:
         with open(os.path.join(os.fsencode(PROJECT), name), "rb") as file:  # such as a my_cgan.py beside cgan.py
