@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,7 @@ REFERENCE = Path(__file__).resolve().parent / "reference"
 inception_sources.SOUGHT = (NONE,)  # FID takes seconds each time: only runs that name weights have it
 MNIST = Path(jittor_offline.__file__).parent  # the real one's files, which FILES in support/idx.py names
 LEFT = []  # tests that the markers leave out
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what it starts in the background
 # For a process that must not compile: its `import jittor` does this instead
 STOP = """import builtins, os, sys
 real = builtins.__import__

@@ -439,7 +439,11 @@ def test_jittor_is_made_of_joined_sources_and_knows_them_again(tmp_path):
     """All that Jittor would compile by itself is in them; a later start compiles nothing."""
     cache = Path(jittor.flags.cache_path)
     names = [path.name for path in (cache / "obj_files").glob("*.cc.o")]
-    names = [name for name in names if "mkl_" not in name and not name.startswith(("gen_ops_", "fast_"))]
+    names = [
+        name
+        for name in names
+        if "mkl_" not in name and not name.startswith(("fast_", "stack_", "lookup_", "adam_", "gen_ops_"))
+    ]
     assert 5 < len(names) < 20 and all(name.startswith(("joined_", "data.", "jittor_mpi_", "mpi_")) for name in names)
     assert (cache / "kernels.h.gch").stat().st_size > 1e6 and (cache / "kernels.h.gch.key").exists()
     key = next(cache.glob("jit_utils_core*.key")).read_text()
