@@ -1,6 +1,7 @@
 """The layers written for speed compute what jittor.nn's compute, values and gradients."""
 
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,6 +108,8 @@ def test_without_avx512(processor, n):
         test_discriminators_stack(n)
     finally:
         layers.graph.without_avx512(False)
+    compiled = [path.read_text() for path in Path(jt.flags.cache_path, "jit").glob("stack*JIT_narrow*.cc")]
+    assert len(compiled) > 1 and all("#undef __AVX512F__" in text for text in compiled)
 
 
 @pytest.mark.parametrize("n", [2, 63, 64, 128])

@@ -1,3 +1,7 @@
+// Of what Jittor defines, only names that begin with JIT are known here
+#ifdef JIT_narrow
+#undef __AVX512F__
+#endif
 #include "stack_op.h"
 
 #include <algorithm>
@@ -11,9 +15,6 @@
 #ifdef JIT_cuda
 #include "layers.cuh"
 #else
-#ifdef NARROW
-#undef __AVX512F__
-#endif
 #include "layers.h"
 #endif
 #endif
@@ -176,7 +177,7 @@ void StackOp::jit_prepare(JK& jk) {
     if (kind == OUTPUT) return;  // nothing is to be done
     static const char* names[] = {"FORWARD", "OUTPUT", "BACKWARD", "WEIGHTS", "GRADIENT"};
     jk << "«KIND:" << names[kind];
-    if (narrow) jk << "«NARROW:1";
+    if (narrow) jk << "«JIT_narrow:1";
 }
 
 #else  // JIT
