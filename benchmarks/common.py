@@ -24,8 +24,8 @@ def markdown(head, rows):
     return "\n".join(line.replace("|  ", "| ") for line in lines)
 
 
-def show(keep, name, head, rows):
-    """Prints a table; with `keep`, results/tables/NAME.json holds it and where it comes from."""
+def show(keep, name, head, rows, **facts):
+    """Prints a table; with `keep`, results/tables/NAME.json holds it, where it comes from, and further facts."""
     print(markdown(head, rows) + "\n")
     if not keep:
         return
@@ -40,7 +40,7 @@ def show(keep, name, head, rows):
     }
     os.makedirs(KEPT, exist_ok=True)
     with open(os.path.join(KEPT, f"{name}.json"), "w") as file:
-        file.write(json.dumps({**made, "head": head, "rows": rows}, indent=1) + "\n")
+        file.write(json.dumps({**made, **facts, "head": head, "rows": rows}, indent=1) + "\n")
 
 
 def check_generator(path):

@@ -1,8 +1,11 @@
-"""Times a training epoch of cgan.py beside the same experiment in other frameworks.
+"""Times training steps and epochs of cgan.py beside the same experiment in other frameworks.
 
     python -m benchmarks.epoch_time                 3 rounds of about 4 minutes on 2 cores
     python -m benchmarks.epoch_time --changes       the report's loop in Jittor, and what each change adds to it
     python -m benchmarks.epoch_time --profile       where a step of cgan.py goes, by Jittor's profiler: half a minute
+    python -m benchmarks.epoch_time --reach         1, 2, 4 ... threads, with and without AVX-512
+    python -m benchmarks.epoch_time --sizes         batches of 32 to 1024, layers 1 to 4 times as wide
+    python -m benchmarks.epoch_time --two           two runs at once, beside one after the other
 
 PyTorch and JAX are in requirements-bench.txt. They want another NumPy than Jittor, and so an environment of their own:
 
@@ -17,101 +20,116 @@ memory, transformed, as cgan.py does. An epoch is timed after one that is not co
 is compiled; cgan.py's includes log and checkpoint. Milliseconds a step: the epoch (cgan.py's without its checkpoint)
 less an epoch of reading batches only; JAX gathers its batches within a step. The machine's speed drifts, so only
 numbers of one round are compared: ratios are medians over the rounds.
+
+With n threads, a row may run on n cores. Without AVX-512, on a processor that has it, Jittor compiles for one that does
+not, and PyTorch's and JAX's libraries are told so (timing.py).
 """
 
 import argparse
 import itertools
-import json
-import os
-import statistics
+import re
 import subprocess
-import sys
-import tempfile
-import time
+from pathlib import Path
 
 from benchmarks.common import KEEP, show
+from benchmarks.timing import BOTH, CHANGES, JITTOR_ROWS, PEAK, PEERS, SECONDS, SHARE, STEP, Rounds, Row
 from support import limits
 from support.flags import whole_number
 
-SECONDS, STEP, SHARE = "s an epoch", "ms a step", "epoch to its steps"
-WARM_UP = 100  # batches
-PEERS = ["pytorch", "pytorch tuned", "pytorch compiled", "jax", "jax scan"]
-JITTOR_ROWS = [sys.executable, "-m", "benchmarks.jittor_rows"]
-CHANGES = ["images transformed once", "Adam in one operator", "layers in one operator"]
+JAX_SCAN = "jax scan"
 
 
-def time_epochs(train, batches, warm_up=WARM_UP):
-    """Returns what is measured of one row.
-
-    train(batches): a step for each; batches(): an epoch's; warm_up: how many are not counted before (None: an epoch).
-    """
-    train(itertools.islice(batches(), warm_up))
-    start = time.perf_counter()
-    train(batches())
-    return measured(time.perf_counter() - start, batches())
-
-
-def measured(seconds, batches, whole_epoch=None):
-    start = time.perf_counter()
-    n_batches = sum(1 for _ in batches)
-    loading = time.perf_counter() - start
-    seconds_a_step = (seconds - loading) / n_batches
-    whole_epoch = whole_epoch or seconds
-    return {SECONDS: whole_epoch, STEP: 1000 * seconds_a_step, SHARE: whole_epoch / (n_batches * seconds_a_step)}
+def epochs(opt):
+    """An epoch and a step of all rows."""
+    ours, *_ = rows = [Row(name, steps=opt.steps) for name in ("cgan", "plain", *(PEERS if opt.peers else []))]
+    rounds, body = Rounds(rows, opt), []
+    for row in rows:
+        found = [f"{rounds.median(row, what):.{digits}f}" for what, digits in ((SECONDS, 1), (STEP, 1), (PEAK, 0))]
+        body.append([row.name, *found, *(rounds.ratio(ours, row, what) for what in (SECONDS, STEP))])
+    head = ["", SECONDS, STEP, PEAK, "cgan.py's epoch to this", "its step to this"]
+    show(opt.keep, "epoch_time", head, body, **rounds.facts())
+    print(f"cgan.py's epoch, with loader and checkpoint, to its steps: {rounds.median(ours, SHARE):.2f}")
 
 
-def run_row(row, peers, experiment):
-    """Returns what is measured of a row, in a process of its own."""
-    if row in PEERS:
-        command = [peers, "-m", "benchmarks.peer_rows", row, experiment]
-    else:
-        command = [*JITTOR_ROWS, row]
-    # The floor's threads wait as without support/device.py: the libraries at their best
-    environment = {**({"GOMP_SPINCOUNT": "300000"} if row == "floor" else {}), **os.environ}
-    output = subprocess.check_output(command, text=True, env=environment)
-    print(row, output.splitlines()[-1], file=sys.stderr, flush=True)
-    return json.loads(output.splitlines()[-1])
+def changes(opt):
+    """What each change to the plain loop gains."""
+    names = ["plain loop", *(f"+ {change}" for change in CHANGES)]
+    first, *_ = rows = [Row(str(i), steps=opt.steps) for i in range(len(names))]
+    rounds = Rounds(rows, opt)
+    columns = [[f"{rounds.median(row, SECONDS):.1f}", rounds.ratio(row, first, SECONDS)] for row in rows]
+    body = [[name, *cells] for name, cells in zip(names, columns)]
+    show(opt.keep, "gains", ["", SECONDS, "to the plain loop"], body, **rounds.facts())
+
+
+def reach(opt):
+    """A step beside the strongest peers and the floor: 1, 2, 4 ... threads, with and without AVX-512."""
+    flags = re.search(r"^flags\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[1].split()
+    names = ["cgan", *([JAX_SCAN, "pytorch tuned"] if opt.peers else []), "floor"]
+    kinds = ["AVX-512"] * ("avx512f" in flags) + ["AVX2"]
+    groups = {
+        (kind, n): [Row(name, n, steps=opt.steps, avx512=kind == "AVX-512") for name in names]
+        for kind, n in itertools.product(kinds, (2**i for i in range(limits.cores().bit_length())))
+    }
+    rounds, body = Rounds(itertools.chain(*groups.values()), opt), []
+    for (kind, n), (ours, *others) in groups.items():
+        steps = [f"{rounds.median(row, STEP):.1f}" for row in (ours, *others)]
+        ratios = [rounds.ratio(ours, row, STEP, span=row.name == JAX_SCAN) for row in others]
+        body.append([kind, str(n), *steps, *ratios])
+    head = ["", "threads", *(f"{name}, ms" for name in names), *(f"cgan to {name}" for name in names[1:])]
+    show(opt.keep, "reach", head, body, **rounds.facts(), flags=[x for x in flags if x.startswith(("avx", "fma"))])
+
+
+def sizes(opt):
+    """A step beside JAX's: batches of 32 to 1024, layers 1 to 4 times as wide, in epochs of about the same time."""
+    widths, pairs = (1, 2, 4), {}
+    for n, width in itertools.product((32, 64, 256, 1024), widths):
+        steps = opt.steps or 60000 // n // width**2
+        pairs[n, width] = [Row(name, batch_size=n, steps=steps, width=width) for name in ("cgan", JAX_SCAN)]
+    rounds, lines = Rounds(itertools.chain(*pairs.values()), opt), {}
+    for (n, _), (ours, scan) in pairs.items():
+        cell = f"{rounds.ratio(ours, scan, STEP)} ({rounds.median(ours, STEP):.1f} ms)"
+        lines.setdefault(n, [str(n)]).append(cell)
+    head = ["batch", *(f"layers {width} times as wide" for width in widths)]
+    show(opt.keep, "sizes", head, list(lines.values()), **rounds.facts())
+
+
+def two(opt):
+    """Two runs at once, beside one after the other."""
+    half = max(1, limits.cores() // 2)
+    rows = {
+        "one after the other": Row("cgan", steps=opt.steps),
+        "at once": Row("cgan", steps=opt.steps, at_once=2),
+        f"at once, OMP_NUM_THREADS={half}": Row("cgan", half, steps=opt.steps, at_once=2),
+    }
+    rounds, body = Rounds(rows.values(), opt), []
+    for name, row in rows.items():
+        body.append([name, f"{rounds.median(row, BOTH):.1f}", rounds.ratio(row, Row("cgan", steps=opt.steps), BOTH)])
+    show(opt.keep, "two_at_once", ["", BOTH, "to one after the other"], body, **rounds.facts())
+
+
+def profile(_):
+    """Where a step of cgan.py goes, by Jittor's profiler."""
+    subprocess.run([*JITTOR_ROWS, "profile"], check=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def shows(table):
+        return {"dest": "table", "action": "store_const", "const": table, "help": table.__doc__}
+
     parser.add_argument("--rounds", type=whole_number(1), default=3, help="how often each is run (default: 3)")
-    parser.add_argument("--changes", action="store_true", help="what each change to the plain loop gains")
-    parser.add_argument("--profile", action="store_true", help="where a step of cgan.py goes")
+    parser.add_argument("--steps", type=whole_number(2), help="end every epoch after so many (default: all)")
+    parser.add_argument("--changes", **shows(changes))
+    parser.add_argument("--reach", **shows(reach))
+    parser.add_argument("--sizes", **shows(sizes))
+    parser.add_argument("--two", **shows(two))
+    parser.add_argument("--profile", **shows(profile))
     parser.add_argument("--peers", metavar="PYTHON", help="the Python that has PyTorch and JAX")
     parser.add_argument("--keep", action="store_true", help=KEEP)
     opt = parser.parse_args()
-    if opt.profile:
-        return subprocess.run([*JITTOR_ROWS, "profile"]).returncode
-    changes = {str(i): name for i, name in enumerate(["plain loop", *(f"+ {change}" for change in CHANGES)])}
-    rows = changes if opt.changes else ["plain", "cgan", *(PEERS if opt.peers else []), "floor"]
-    with tempfile.TemporaryDirectory() as folder:
-        experiment = os.path.join(folder, "experiment.npz")
-        if opt.peers:
-            subprocess.run([*JITTOR_ROWS, "save", experiment], check=True)
-        rounds = [{row: run_row(row, opt.peers, experiment) for row in rows} for _ in range(opt.rounds)]
-
-    def median(row, what):
-        return statistics.median(results[row][what] for results in rounds)
-
-    def ratio(row, other, what):
-        return f"{statistics.median(results[row][what] / results[other][what] for results in rounds):.2f}"
-
-    print(f"{limits.cores()} cores, medians of {opt.rounds} rounds\n")
-    if opt.changes:
-        body = [[name, f"{median(row, SECONDS):.1f}", ratio(row, "0", SECONDS)] for row, name in changes.items()]
-        show(opt.keep, "gains", ["", SECONDS, "to the plain loop"], body)
-        return 0
-    body = []
-    for row in rows:
-        epoch = ["-", "-"] if row == "floor" else [f"{median(row, SECONDS):.1f}", ratio("cgan", row, SECONDS)]
-        body.append([row, epoch[0], f"{median(row, STEP):.1f}", epoch[1], ratio("cgan", row, STEP)])
-    show(opt.keep, "epoch_time", ["", SECONDS, STEP, "cgan.py's epoch to this", "its step to this"], body)
-    products, adam = median("floor", "products"), median("floor", "adam")
-    print(f"floor: products {products:.1f} ms, moving Adam's arrays {adam:.1f} ms")
-    print(f"cgan.py's epoch, with loader and checkpoint, to its steps: {median('cgan', SHARE):.2f}")
-    return 0
+    (opt.table or epochs)(opt)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,6 +1,7 @@
 """The rows of benchmarks/epoch_time.py in Jittor, each printed as JSON, and the profile of a step.
 
-python -m benchmarks.jittor_rows plain|cgan|floor|profile|NUMBER OF CHANGES
+python -m benchmarks.jittor_rows '{"name": "plain|cgan|floor|NUMBER OF CHANGES"}'        a Row of timing.py
+python -m benchmarks.jittor_rows profile
 """
 
 import itertools
@@ -11,14 +12,16 @@ import tempfile
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from timeit import repeat
 
 import numpy as np
 
 import cgan
 from benchmarks.common import markdown
-from benchmarks.epoch_time import CHANGES, SECONDS, STEP, WARM_UP, measured, time_epochs
 from benchmarks.plain import JITTORS_OWN
+from benchmarks.timing import CHANGES, STEP, WARM_UP, Row, measured, time_epochs
+from support import limits
 from support.device import jt, nn
 from support.mnist import MNIST
 from support.runs import run
@@ -55,7 +58,21 @@ def training(changes):
     return train, dataloader
 
 
-def whole_program():
+def wide_generator(width, opt):
+    """Returns cgan.py's generator with hidden layers `width` times as wide."""
+    generator = cgan.Generator(opt.latent_dim, opt.n_classes, opt.img_size)
+    layers = list(generator.model)
+    for i, layer in enumerate(layers):
+        if isinstance(layer, nn.Linear):
+            n_out, n_in = layer.weight.shape
+            layers[i] = nn.Linear(n_in * (width if i else 1), n_out * (width if i < len(layers) - 2 else 1))
+        elif isinstance(layer, nn.BatchNorm1d):
+            layers[i] = nn.BatchNorm1d(layer.num_features * width, eps=layer.eps)
+    generator.model = cgan.FusedSequential(*layers)
+    return generator
+
+
+def whole_program(row):
     saved, save_log = [], run.save_log
 
     def watched(*args):
@@ -66,10 +83,12 @@ def whole_program():
     # An evaluation follows the last epoch; the one before it is timed
     flags = "--n_epochs 3 --sample_interval 1000000 --fid_interval 1000000 --inception_weights none"
     opt = cgan.parse_flags(flags.split())
+    opt.batch_size, opt.max_batches, opt.hidden_d = row.batch_size, row.steps, opt.hidden_d * row.width
+    cgan.make_generator = partial(wide_generator, row.width)
     with tempfile.TemporaryDirectory() as opt.output_dir:
         cgan.train(opt)
         seconds = read_log(log_path(opt.output_dir))["epochs"][1]["seconds"]
-    return measured(seconds, cgan.load_data(opt, train=True), saved[1] - saved[0])
+    return measured(seconds, itertools.islice(cgan.load_data(opt, train=True), row.steps), saved[1] - saved[0])
 
 
 def layer_sizes():
@@ -114,10 +133,11 @@ def floor():
     products = layers(generator, 64) + layers(discriminator, 128) + product_ms(64, *discriminator[0][::-1])
     n_parameters = sum(n_in * n_out + n_out for n_in, n_out in generator + discriminator)
     # 7 arrays: parameters, both moments and gradients are read, the first three written. A copy moves two.
-    halves = [(np.zeros(size, np.float32), np.ones(size, np.float32)) for size in [int(3.5 * n_parameters / 2)] * 2]
-    with ThreadPoolExecutor(2) as pool:
-        adam = median_ms(lambda: list(pool.map(lambda pair: np.copyto(*pair), halves)))
-    return {SECONDS: None, STEP: products + adam, "products": products, "adam": adam}
+    sizes = [int(3.5 * n_parameters / limits.cores())] * limits.cores()
+    parts = [(np.zeros(size, np.float32), np.ones(size, np.float32)) for size in sizes]
+    with ThreadPoolExecutor(limits.cores()) as pool:
+        adam = median_ms(lambda: list(pool.map(lambda pair: np.copyto(*pair), parts)))
+    return {STEP: products + adam, "products": products, "adam": adam}
 
 
 OPERATORS = {  # by how Jittor's profiler names them
@@ -149,15 +169,16 @@ def profile():
 
 
 def main():
-    row, *rest = sys.argv[1:]
-    if row in ("profile", "save"):
-        return profile() if row == "profile" else save_experiment(*rest)
-    if row in ("cgan", "floor"):
-        result = whole_program() if row == "cgan" else floor()
+    what, *rest = sys.argv[1:]
+    if what in ("profile", "save"):
+        return profile() if what == "profile" else save_experiment(*rest)
+    row = Row(**json.loads(what))
+    if row.name in ("cgan", "floor"):
+        found = whole_program(row) if row.name == "cgan" else floor()
     else:
-        train, dataloader = training(0 if row == "plain" else int(row))
-        result = time_epochs(train, lambda: dataloader)
-    print(json.dumps(result))
+        train, dataloader = training(0 if row.name == "plain" else int(row.name))
+        found = time_epochs(train, lambda: itertools.islice(dataloader, row.steps))
+    print(json.dumps({**found, "environment": run.describe_environment()}))
 
 
 if __name__ == "__main__":

@@ -1,22 +1,23 @@
 """The rows of benchmarks/epoch_time.py in PyTorch and JAX, each printed as JSON. No Jittor is needed.
 
-    python -m benchmarks.peer_rows "pytorch|pytorch tuned|pytorch compiled|jax|jax scan" FILE
+    python -m benchmarks.peer_rows '{"name": "pytorch|pytorch tuned|pytorch compiled|jax|jax scan"}' FOLDER
 
-FILE: what benchmarks/jittor_rows.py wrote: images (60000, 1024) in [-1, 1], labels (60000,), and the sizes of the
-linear layers.
+The first is a Row of benchmarks/timing.py. FOLDER/experiment.npz: what benchmarks/jittor_rows.py wrote: images
+(60000, 1024) in [-1, 1], labels (60000,), and the sizes of the linear layers.
 """
 
 import functools
 import json
 import sys
+from importlib import metadata
 
 import numpy as np
 
-from benchmarks.epoch_time import WARM_UP, time_epochs
+from benchmarks.timing import WARM_UP, Row, time_epochs
 from support import limits
 
 
-def pytorch(experiment, tuned=False, compiled=False):
+def pytorch(experiment, row, tuned=False, compiled=False):
     """The loop as people write it; tuned: fused Adam, discriminator frozen in the generator's step, one pass."""
     import torch
     from torch import nn
@@ -48,7 +49,7 @@ def pytorch(experiment, tuned=False, compiled=False):
         generator, discriminator = torch.compile(generator), torch.compile(discriminator)
 
     def batches():
-        for picked in torch.randperm(len(images)).split(64):
+        for picked in torch.randperm(len(images)).split(row.batch_size)[: row.steps]:
             yield images[picked], labels[picked]
 
     def train(batches):
@@ -80,7 +81,7 @@ def pytorch(experiment, tuned=False, compiled=False):
     return time_epochs(train, batches, None if compiled else WARM_UP)
 
 
-def jax(experiment, scan=False):
+def jax(experiment, row, scan=False):
     """The loop in JAX, each step compiled as a whole; scan: the epoch's full batches in one compiled call."""
     import jax
     from jax import numpy as jnp
@@ -150,7 +151,8 @@ def jax(experiment, scan=False):
         return jax.lax.scan(functools.partial(step, images, real_labels), state, batches)
 
     def batches():
-        return np.split(np.random.permutation(len(images)), range(64, len(images), 64))
+        starts = range(row.batch_size, len(images), row.batch_size)
+        return np.split(np.random.permutation(len(images)), starts)[: row.steps]
 
     def train(batches):
         nonlocal state
@@ -163,10 +165,15 @@ def jax(experiment, scan=False):
 
 
 def main():
-    (framework, *ways), path = sys.argv[1].split(), sys.argv[2]
-    with np.load(path) as experiment:
-        row = {"pytorch": pytorch, "jax": jax}[framework]
-        print(json.dumps(row(dict(experiment), **dict.fromkeys(ways, True))))
+    row = Row(**json.loads(sys.argv[1]))
+    with np.load(f"{sys.argv[2]}/experiment.npz") as file:
+        experiment = dict(file)
+    for network in ("Generator", "Discriminator"):
+        experiment[network][1:-1] *= row.width
+    framework, *ways = row.name.split()
+    train, package = {"pytorch": (pytorch, "torch"), "jax": (jax, "jax")}[framework]
+    found = train(experiment, row, **dict.fromkeys(ways, True))
+    print(json.dumps({**found, "environment": {package: metadata.version(package)}}))
 
 
 if __name__ == "__main__":

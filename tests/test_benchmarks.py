@@ -2,16 +2,20 @@
 
 import itertools
 import json
+import os
 import shutil
+import subprocess
+import sys
+from argparse import Namespace
 
 import numpy as np
 import pytest
 
 import cgan
-from benchmarks import common, epoch_time, jittor_rows, plain
+from benchmarks import common, jittor_rows, plain, timing
 from support.device import nn
 from support.fast.adam import Adam
-from support.saved.paths import BEST_GENERATOR
+from support.saved.paths import BEST_GENERATOR, PROJECT
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +25,7 @@ def layers_are_put_back(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", range(len(epoch_time.CHANGES) + 1))
+@pytest.mark.parametrize("changes", range(len(timing.CHANGES) + 1))
 def test_the_plain_loop_with_its_changes(changes):
     train, dataloader = jittor_rows.training(changes)
     assert cgan.Adam is (nn.Adam if changes < 2 else Adam)
@@ -72,3 +76,47 @@ def test_a_generator_of_other_images_is_refused(tmp_path):
     common.check_generator(BEST_GENERATOR)
     with pytest.raises(ValueError, match=f"{path} was not trained on MNIST's digits"):
         common.check_generator(path)
+
+
+def test_peers_need_no_more_than_numpy():
+    """PyTorch's and JAX's environment holds little else."""
+    code = "import benchmarks.peer_rows, sys; print({'PIL', 'scipy', 'tqdm', 'jittor'} & {*sys.modules})"
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=PROJECT, text=True) == "set()\n"
+
+
+def test_a_wide_generators_hidden_layers_are_wide():
+    opt = cgan.parse_flags([])
+    sizes = [layer.weight.shape for layer in jittor_rows.wide_generator(3, opt).model if hasattr(layer, "weight")]
+    assert sizes == [[384, 110], [768, 384], [768], [1536, 768], [1536], [3072, 1536], [3072], [1024, 3072]]
+    assert cgan.generate(jittor_rows.wide_generator(2, opt), np.zeros((2, 100)), np.arange(2)).shape == (2, 1, 32, 32)
+
+
+def test_a_rows_process_gets_what_it_may_use(monkeypatch):
+    code = "import os; found = {'cores': len(os.sched_getaffinity(0)), 'env': {**os.environ}, 'ms a step': 5}"
+    code += "; import json, sys; print(json.dumps({**found, 'row': json.loads(sys.argv[1])}))"
+    monkeypatch.setattr(timing, "JITTOR_ROWS", [sys.executable, "-c", code])
+    found = timing.run_row(timing.Row("cgan", 1, batch_size=32), None, "folder")
+    assert found["cores"] == 1 and found["env"]["OMP_NUM_THREADS"] == "1" and found["row"]["batch_size"] == 32
+    assert found[timing.BOTH] == 10 and "cc_flags" not in found["env"]
+    found = timing.run_row(timing.Row("floor", avx512=False, at_once=2), None, "folder")
+    assert found["cores"] == len(os.sched_getaffinity(0)) and timing.WITHOUT_AVX512.items() <= found["env"].items()
+    assert found[timing.BOTH] == 5 and found["env"]["PYTHONPATH"] == "folder"
+
+
+def test_ratios_are_within_a_round(monkeypatch):
+    ours, jax = rows = timing.Row("cgan"), timing.Row("1")
+    times = iter([2, 1, 30, 60, 7, 10])
+    monkeypatch.setattr(timing, "run_row", lambda *args: {timing.STEP: next(times), "environment": {}})
+    rounds = timing.Rounds(iter(rows), Namespace(rounds=3, peers=None))
+    assert rounds.median(ours, timing.STEP) == 7 and rounds.ratio(ours, jax, timing.STEP) == "0.70"
+    assert rounds.ratio(ours, jax, timing.STEP, span=True) == "0.70 (0.50 to 2.00)"
+    assert rounds.facts()["steps"][1]["ms a step"] == [1, 60, 10]
+
+
+def test_jaxlib_without_avx512(tmp_path, monkeypatch):
+    (tmp_path / "site" / "jaxlib").mkdir(parents=True)
+    (tmp_path / "site" / "jaxlib" / "__init__.py").touch()
+    (tmp_path / "site" / "jaxlib" / "x.so").write_bytes(b"before\x31\xc9\x0f\x01\xd0after")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    timing.copy_jaxlib(sys.executable, str(tmp_path))
+    assert (tmp_path / "jaxlib" / "x.so").read_bytes() == b"before\xb8\x07\x00\x00\x00after"
