@@ -65,9 +65,9 @@ def reach(opt):
     """A step beside the strongest peers and the floor: 1, 2, 4 ... threads, with and without AVX-512."""
     flags = re.search(r"^flags\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[1].split()
     names = ["cgan", *([JAX_SCAN, "pytorch tuned"] if opt.peers else []), "floor"]
-    kinds = ["AVX-512"] * ("avx512f" in flags) + ["AVX2"]
+    kinds = ["AVX-512"] * ("avx512f" in flags) + ["AVX2"]  # the first is the processor as it is
     groups = {
-        (kind, n): [Row(name, n, steps=opt.steps, avx512=kind == "AVX-512") for name in names]
+        (kind, n): [Row(name, n, steps=opt.steps, avx512=kind == kinds[0]) for name in names]
         for kind, n in itertools.product(kinds, (2**i for i in range(limits.cores().bit_length())))
     }
     rounds, body = Rounds(itertools.chain(*groups.values()), opt), []
@@ -128,6 +128,8 @@ def main():
     parser.add_argument("--peers", metavar="PYTHON", help="the Python that has PyTorch and JAX")
     parser.add_argument("--keep", action="store_true", help=KEEP)
     opt = parser.parse_args()
+    if opt.table is sizes and not opt.peers:
+        parser.error("argument --sizes: --peers is needed, too")
     (opt.table or epochs)(opt)
 
 

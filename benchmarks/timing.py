@@ -1,6 +1,6 @@
-"""How rows are timed, for benchmarks/epoch_time.py and reach.py: in rounds, each row in a process of its own.
+"""How the rows of benchmarks/epoch_time.py are timed: in rounds, each row in a process of its own.
 
-PyTorch's and JAX's environment has no more than they need, so nothing else is imported here.
+PyTorch's and JAX's environment imports this too, so it needs no other package.
 """
 
 import itertools
@@ -25,8 +25,6 @@ WARM_UP = 100  # batches
 PEERS = ["pytorch", "pytorch tuned", "pytorch compiled", "jax", "jax scan"]
 JITTOR_ROWS = [sys.executable, "-m", "benchmarks.jittor_rows"]
 CHANGES = ["images transformed once", "Adam in one operator", "layers in one operator"]
-
-
 WITHOUT_AVX512 = {
     **{"cc_flags": "-mno-avx512f", "cache_name": "cgan_avx2"},  # Jittor, which compiles all anew the first time,
     **{"DNNL_MAX_CPU_ISA": "AVX2", "OPENBLAS_CORETYPE": "Haswell"},  # its oneDNN, NumPy's OpenBLAS,
@@ -64,22 +62,23 @@ def measured(seconds, batches, whole_epoch=None):
     seconds_a_step = (seconds - loading) / n_batches
     whole_epoch = whole_epoch or seconds
     share = whole_epoch / (n_batches * seconds_a_step)
-    return {SECONDS: whole_epoch, STEP: 1000 * seconds_a_step, SHARE: share, PEAK: peak_memory()}
-
-
-def peak_memory():
-    """Returns how many MB this process held at most."""
-    return int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1]) * 1024 / 1e6
+    peak = int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1]) * 1024 / 1e6
+    return {SECONDS: whole_epoch, STEP: 1000 * seconds_a_step, SHARE: share, PEAK: peak}
 
 
 def copy_jaxlib(peers, folder):
-    """Copies the peers' jaxlib into a folder, for JAX without AVX-512: XLA_FLAGS leave its matrix products as they are.
+    """Copies the peers' jaxlib into a folder, for JAX without AVX-512; XLA_FLAGS leave its matrix products as they are.
 
-    XGETBV with ECX = 0 asks which registers the system saves. x87's, SSE's and AVX's, says the copy.
+    It asks which registers the system saves: XGETBV with ECX = 0. The copy answers: x87's, SSE's and AVX's.
     """
     found = subprocess.check_output([peers, "-c", "import jaxlib; print(jaxlib.__path__[0])"], text=True).strip()
+    asks, answer, count = b"\x31\xc9\x0f\x01\xd0", b"\xb8\x07\x00\x00\x00", 0
     for path in Path(shutil.copytree(found, os.path.join(folder, "jaxlib"))).rglob("*.so"):
-        path.write_bytes(path.read_bytes().replace(b"\x31\xc9\x0f\x01\xd0", b"\xb8\x07\x00\x00\x00"))
+        code = path.read_bytes()
+        count += code.count(asks)
+        path.write_bytes(code.replace(asks, answer))
+    if not count:
+        sys.exit("This jaxlib asks in another way what the processor can do, so that it cannot be kept from AVX-512.")
 
 
 def run_row(row, peers, folder):
