@@ -178,7 +178,9 @@ def main():
     else:
         train, dataloader = training(0 if row.name == "plain" else int(row.name))
         found = time_epochs(train, lambda: itertools.islice(dataloader, row.steps))
-    print(json.dumps({**found, "environment": run.describe_environment()}))
+    environment = run.describe_environment()
+    del environment["threads"]  # the row says how many
+    print(json.dumps({**found, "environment": environment}))
 
 
 if __name__ == "__main__":
