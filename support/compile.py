@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import time
+import zlib
 
 from support.saved.paths import write_if_new
 
@@ -142,3 +143,23 @@ def share_header(jittor):
     script = os.path.join(folder, "kernel.sh")
     write_if_new(script, KERNEL_SCRIPT.format(header=os.path.join(folder, "kernels.h")))
     jittor.flags.python_path = f'/bin/sh "{script}"'  # which runs asm_tuner.py
+
+
+def operators(jittor):
+    """Returns the module of the operators in support/fast, compiled from copies beside the kernels of `jittor`.
+
+    So a path need not be one that Jittor's commands bear, and another version of this project has others.
+    """
+    folder, texts = os.path.join(os.path.dirname(__file__), "fast"), {}
+    for name in sorted(os.listdir(folder)):
+        if name.endswith((".cc", ".cuh", ".h")):
+            with open(os.path.join(folder, name), encoding="utf-8") as file:
+                texts[name] = file.read()
+    version = f"{zlib.crc32(repr(texts).encode()):08x}"
+    folder = os.path.join(jittor.flags.cache_path, f"fast_{version}")
+    os.makedirs(folder, exist_ok=True)
+    for name, text in texts.items():
+        write_if_new(os.path.join(folder, name), text)
+    paths = [os.path.join(folder, name) for name in texts if "_op." in name]
+    settings = {"extra_flags": f" -DFAST_VERSION=0x{version} ", "gen_name_": f"fast_{version}"}
+    return jittor.compile_custom_ops(paths, return_module=True, **settings)

@@ -155,13 +155,13 @@ def renew_curand(seed):
 
 @start.caught()
 def import_jittor():
-    """Returns the module jittor, on CUDA if a GPU works, on the CPU otherwise.
+    """Returns the module jittor, on CUDA if a GPU works, on the CPU otherwise, and that of support/fast's operators.
 
     Jittor compiles itself at its first import; one line on standard error says so and how long it takes. Whatever goes
     wrong ends the program with one sentence.
     """
     if "jittor" in sys.modules:
-        return sys.modules["jittor"]
+        return sys.modules["jittor"], compile.operators(sys.modules["jittor"])
     system.check_compiler()
     os.environ.setdefault("cache_name", "cgan3")  # another number if compile.py or patches.py do it in another way
     os.environ["use_mpi"] = "1" if "OMPI_COMM_WORLD_SIZE" in os.environ else "0"
@@ -204,13 +204,13 @@ def import_jittor():
 
     compile.share_header(jittor)
     use_cuda(jittor)
-    return jittor
+    return jittor, compile.operators(jittor)
 
 
 sys.meta_path.insert(0, MendingFinder)
 if __name__ == "__main__":
     probe()
 else:
-    jt = import_jittor()
+    jt, graph = import_jittor()
     start.watch(jt)
     nn = jt.nn

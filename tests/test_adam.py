@@ -82,3 +82,36 @@ def test_an_output_from_before_a_step_has_the_gradients_of_the_parameters_from_b
     np.testing.assert_allclose(jt.grad(square, x).numpy(), expected, rtol=1e-4, atol=1e-7)
     now = gradients(model(x))[0].numpy()
     assert np.abs(now - before).max() > 0.1 * np.abs(before).max()
+
+
+@pytest.mark.parametrize("sizes", [(4, 4), (4, 5), (4, 4, 4)])
+def test_a_network_that_is_used_several_times_in_a_step_and_an_input_that_is_trained(sizes):
+    """Gradients of two looks are added up while they are computed."""
+    rng, found = np.random.default_rng(0), []
+    inputs = [rng.standard_normal((n, 5)).astype(np.float32) for n in sizes]
+    for kind, sequential in ((Adam, FusedSequential), (nn.Adam, nn.Sequential)):
+        jt.set_global_seed(0)
+        model = sequential(nn.Linear(5, 8), nn.LeakyReLU(0.2), nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Linear(6, 1))
+        trained = jt.array(inputs[0])
+        optimizer = kind([trained, *model.parameters()], lr=0.1)
+        for _ in range(3):
+            looks = [model(x) for x in (trained, *map(jt.array, inputs[1:]))]
+            optimizer.step(sum(((y - i) ** 2).mean() for i, y in enumerate(looks)) + model(trained).mean())
+        # But for the bias before the norm, whose gradient is rounding noise, and the running mean, which has it
+        names = [name for name, p in model.named_parameters() if p.requires_grad and name != "2.bias"]
+        found.append([trained.numpy(), *(model.state_dict()[name].numpy() for name in names)])
+    for ours, theirs in zip(*found):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["float16", "float64"])
+def test_other_types_are_jittors(kind):
+    found = []
+    for optimizer in (Adam, nn.Adam):
+        parameter = jt.array(VALUES).cast(kind)
+        adam = optimizer([parameter], lr=0.1)
+        for _ in range(2):
+            adam.step((parameter * parameter).sum())
+        found.append(parameter.numpy())
+    np.testing.assert_array_equal(*found)
+    assert abs(found[0] - VALUES).min() > 0.1

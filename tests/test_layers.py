@@ -339,6 +339,16 @@ def test_running_statistics_are_those_of_the_passes_before():
     np.testing.assert_allclose(found[0][:4], found[1][:4], rtol=1e-5)
 
 
+def test_labels_of_an_embedding():
+    """A label that the table does not have shows in what is computed, and what is no labels is Jittor's."""
+    embedding = Embedding(3, 2)
+    values = embedding.weight.numpy()
+    found = embedding(jt.array([0, 3, -1, 2])).numpy()
+    np.testing.assert_array_equal(found, [values[0], [np.nan] * 2, [np.nan] * 2, values[2]])
+    for labels in ([0, 2], np.array([True, False, True])):
+        np.testing.assert_array_equal(embedding(jt.array(labels)).numpy(), values[[0, 2]])
+
+
 def test_embedding_and_its_gradients():
     values = np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
     labels = np.arange(30).reshape(5, 6) % 7

@@ -14,8 +14,8 @@ class Adam(nn.Adam):
     Jittor's own update makes several passes over memory, on a CPU on one core. Its option to compile element-wise
     kernels for all cores is no way out: reductions compiled with it have a data race. Here every element is one
     thread's alone, so that the same seed gives the same bits. Parameters are new ones after a step, as in Jittor, so
-    that the gradient of an output computed before it is still that of the old ones. With weight decay, several groups
-    or settings of a group's own, it is Jittor's update.
+    that the gradient of an output computed before it is still that of the old ones. With weight decay, several groups,
+    settings of a group's own or other types than float32, it is Jittor's update.
     """
 
     def step(self, loss=None, retain_graph=False):
@@ -28,6 +28,7 @@ class Adam(nn.Adam):
         trained = [i for i, p in enumerate(group["params"]) if not p.is_stop_grad()]  # not running statistics
         lists = ([group[key][i] for i in trained] for key in ("grads", "params", "m", "values"))
         step_size = self.lr * math.sqrt(1 - b2**self.n_step) / (1 - b1**self.n_step)
-        graph.adam_step(*lists, step_size, b1, b2, self.eps)
+        if not graph.adam_step(*lists, step_size, b1, b2, self.eps):
+            return super().step()
         self.post_step()
         jt.sync_all()  # now, as the moments are written in place

@@ -22,7 +22,12 @@ AdamOp::AdamOp(vector<Var*>&& vars, float64 step_size, float64 b1, float64 b2, f
     for (size_t i = n; i < 2 * n; i++) to.push_back(create_output(vars[i]->shape, ns_float32));
 }
 
-void adam_step(const vector<VarHolder*>& gradients, const vector<VarHolder*>& parameters, const vector<VarHolder*>& means, const vector<VarHolder*>& squares, float64 step_size, float64 b1, float64 b2, float64 eps) {
+bool adam_step(const vector<VarHolder*>& gradients, const vector<VarHolder*>& parameters, const vector<VarHolder*>& means, const vector<VarHolder*>& squares, float64 step_size, float64 b1, float64 b2, float64 eps) {
+    for (auto* holders : {&gradients, &parameters, &means, &squares})
+        for (size_t i = 0; i < parameters.size(); i++) {
+            Var* v = (*holders)[i]->var;
+            if (v->dtype() != ns_float32 || v->num != parameters[i]->var->num) return false;
+        }
     sum_looks(gradients);
     vector<Var*> vars;
     for (auto* holders : {&gradients, &parameters, &means, &squares})
@@ -32,9 +37,10 @@ void adam_step(const vector<VarHolder*>& gradients, const vector<VarHolder*>& pa
         VarHolder parameter(move(updated[i]));
         parameters[i]->update(&parameter);
     }
+    return true;
 }
 
-void AdamOp::jit_prepare(JK& jk) { jk << "«ADAM:1"; }
+void AdamOp::jit_prepare(JK& jk) { jk << "«OF:" << JK::hex(FAST_VERSION); }
 
 #else  // JIT
 

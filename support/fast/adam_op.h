@@ -16,7 +16,8 @@ struct AdamOp final : Op {
     DECLARE_jit_run;
 };
 
+// Returns whether it could update the parameters: all arrays must be float32, and those of a parameter of one size.
 // @pyjt(adam_step)
-void adam_step(const vector<VarHolder*>& gradients, const vector<VarHolder*>& parameters, const vector<VarHolder*>& means, const vector<VarHolder*>& squares, float64 step_size, float64 b1, float64 b2, float64 eps);
+bool adam_step(const vector<VarHolder*>& gradients, const vector<VarHolder*>& parameters, const vector<VarHolder*>& means, const vector<VarHolder*>& squares, float64 step_size, float64 b1, float64 b2, float64 eps);
 
 }  // namespace jittor

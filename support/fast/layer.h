@@ -21,11 +21,6 @@ struct Input {  // of several that lie side by side in x
     long width;
 };
 
-struct InputGradient {
-    float* dx;  // (n, width)
-    long width, offset;  // in x
-};
-
 struct Sum {  // of two arrays
     const float *a, *b;
     float* sum;

@@ -130,7 +130,6 @@ typedef Few<Layer, MOST_LAYERS> Layers;
 typedef Few<Look, 2 * MOST_LAYERS> Looks;
 typedef Few<Sum, 3 * MOST_LAYERS> Sums;
 typedef Few<Input, MOST_INPUTS> Inputs;
-typedef Few<InputGradient, MOST_INPUTS> InputGradients;
 
 static __host__ __device__ int blocks_of(long n, long unit) { return (n + unit - 1) / unit; }
 
@@ -156,7 +155,7 @@ static KERNEL forward_all(Layers layers, int n, Inputs inputs, float* kept, floa
     }
 }
 
-static KERNEL backward_all(Layers layers, int n, InputGradients inputs, const float* dy) {
+static KERNEL backward_all(Layers layers, int n, const float* dy) {
     for (int layer = layers.n - 1; layer >= 0; layer--) {
         bool last = layer == layers.n - 1;
         const Layer &l = layers.all[layer], &above = layers.all[last ? layer : layer + 1];
@@ -170,16 +169,11 @@ static KERNEL backward_all(Layers layers, int n, InputGradients inputs, const fl
             activate_back(l, n, i);
         }
     }
-    if (inputs.n) cooperative_groups::this_grid().sync();
-    const Layer& l = layers.all[0];
-    int block = blockIdx.x;
-    for (int i = 0; i < inputs.n; i++) {
-        const InputGradient& input = inputs.all[i];
-        auto weight = [&](int j, int k) { return l.weight[k * int(l.n_in) + input.offset + j]; };
-        for (; block * FEATURES < input.width; block += gridDim.x)
-            product_all<false>(l.delta, l.n_out, weight, input.dx, n, block * FEATURES, input.width);
-        block -= blocks_of(input.width, FEATURES);
-    }
+}
+
+static KERNEL input_gradient(Layer l, int n, const float* delta, float* dx, int width, int offset) {
+    auto weight = [&](int j, int k) { return l.weight[k * int(l.n_in) + offset + j]; };
+    product_all<false>(delta, l.n_out, weight, dx, n, blockIdx.x * FEATURES, width);
 }
 
 // d_weight (n_out, n_in) = delta' x: a block computes ITEMS x COLUMNS of it, of whatever layer, and of all looks the
@@ -209,7 +203,7 @@ static __global__ __launch_bounds__(THREADS, 2) void weight_gradients(Layers lay
 
 // Starts a kernel whose blocks wait for each other: no more than run at a time.
 template <class... Parameters>
-static void start(void (*kernel)(Layers, int, Parameters...), int blocks, const std::vector<Layer>& layers, int n,
+static void start(void (*kernel)(Layers, int, Parameters...), const std::vector<Layer>& layers, int n,
                   Parameters... parameters) {
     static const int most = [] {
         int device = 0, processors = 0;
@@ -217,28 +211,26 @@ static void start(void (*kernel)(Layers, int, Parameters...), int blocks, const 
         checkCudaErrors(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
         return processors;
     }();
+    int blocks = 1;
+    for (const Layer& l : layers) blocks = std::max(blocks, blocks_of(l.n_out, FEATURES));
     Layers all(layers);
     void* arguments[] = {&all, &n, &parameters...};
     checkCudaErrors(cudaLaunchCooperativeKernel((void*)kernel, std::min(blocks, most), THREADS, arguments, 0, 0));
 }
 
-static int widest(const std::vector<Layer>& layers) {
-    int blocks = 1;
-    for (const Layer& l : layers) blocks = std::max(blocks, blocks_of(l.n_out, FEATURES));
-    return blocks;
-}
-
 static void forward(std::vector<Layer>& layers, const std::vector<Input>& inputs, long n, float* kept, float* y) {
     place(layers, n, kept, nullptr);
-    start(forward_all, widest(layers), layers, n, Inputs(inputs), kept, y);
+    start(forward_all, layers, n, Inputs(inputs), kept, y);
 }
 
-static void backward(std::vector<Layer>& layers, const std::vector<InputGradient>& inputs, long n, const float* dy,
-                     float* kept, float* deltas) {
+static void backward(std::vector<Layer>& layers, long n, const float* dy, float* kept, float* deltas) {
     place(layers, n, kept, deltas);
-    int blocks = widest(layers);
-    for (const InputGradient& input : inputs) blocks = std::max(blocks, blocks_of(input.width, FEATURES));
-    start(backward_all, blocks, layers, n, InputGradients(inputs), dy);
+    start(backward_all, layers, n, dy);
+}
+
+// The gradient of `width` features of the input, from `offset` on.
+static void backward_input(const Layer& l, long n, const float* delta, float* dx, long width, long offset) {
+    input_gradient<<<blocks_of(width, FEATURES), THREADS>>>(l, n, delta, dx, width, offset);
 }
 
 // looks: the layers, once or twice, as often as they were used; the gradients, sums of all, go where the first says.

@@ -206,10 +206,8 @@ static void forward(std::vector<Layer>& layers, const std::vector<Input>& inputs
     }
 }
 
-static void backward(std::vector<Layer>& layers, const std::vector<InputGradient>& inputs, long n, const float* dy,
-                     float* kept, float* deltas) {
+static void backward(std::vector<Layer>& layers, long n, const float* dy, float* kept, float* deltas) {
     place(layers, n, kept, deltas);
-    std::unique_ptr<float[]> panels(new float[(n + NR - 1) / NR * NR * layers[0].n_in]);
     #pragma omp parallel
     {
         to_panels(dy, layers.back().delta, n, layers.back().n_out, layers.back().n_out, 0);
@@ -222,16 +220,19 @@ static void backward(std::vector<Layer>& layers, const std::vector<InputGradient
                 for (long r = from; r < to; r++) activate_back(*l, n, r);
             });
         }
-        const Layer& l = layers[0];
-        for (auto& input : inputs) {
-            float* dx = panels.get() + (n + NR - 1) / NR * NR * input.offset;
-            #pragma omp barrier
-            share(input.width, MR, [&](long from, long to) {
-                product_back(l.weight + input.offset, l.n_out, l.n_in, l.delta, dx, input.width, n, from, to);
-            });
-            #pragma omp barrier
-            to_rows(dx, input.dx, n, input.width);
-        }
+    }
+}
+
+// The gradient of `width` features of the input, from `offset` on.
+static void backward_input(const Layer& l, long n, const float* delta, float* dx, long width, long offset) {
+    std::unique_ptr<float[]> panels(new float[(n + NR - 1) / NR * NR * width]);
+    #pragma omp parallel
+    {
+        share(width, MR, [&](long from, long to) {
+            product_back(l.weight + offset, l.n_out, l.n_in, delta, panels.get(), width, n, from, to);
+        });
+        #pragma omp barrier
+        to_rows(panels.get(), dx, n, width);
     }
 }
 

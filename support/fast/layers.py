@@ -10,35 +10,10 @@ import contextlib
 import functools
 import itertools
 import operator
-import os
-import zlib
 
-from support.device import jt, nn
-from support.saved.paths import write_if_new
+from support.device import graph, jt, nn
 
 MOST_LAYERS, MOST_INPUTS = 12, 8  # of a Stack: a GPU's kernel takes them as its arguments (layers.cuh)
-
-
-def compile_operators():
-    """Returns the module of the operators in this folder, compiled from copies beside Jittor's kernels.
-
-    So a path need not be one that Jittor's commands bear, and another version of this project compiles others.
-    """
-    folder, texts = os.path.dirname(__file__), {}
-    for name in sorted(os.listdir(folder)):
-        if name.endswith((".cc", ".cuh", ".h")):
-            with open(os.path.join(folder, name)) as file:
-                texts[name] = file.read()
-    module = f"fast_{zlib.crc32(repr(texts).encode()):08x}"
-    folder = os.path.join(jt.flags.cache_path, module)
-    os.makedirs(folder, exist_ok=True)
-    for name, text in texts.items():
-        write_if_new(os.path.join(folder, name), text)
-    paths = [os.path.join(folder, name) for name in texts if "_op." in name]
-    return jt.compile_custom_ops(paths, return_module=True, gen_name_=module)
-
-
-graph = compile_operators()
 
 
 class Tanh(nn.Module):
@@ -129,10 +104,14 @@ def leaky_slope(layer):
 
 
 class Embedding(nn.Embedding):
-    """jittor.nn.Embedding whose gradient is added up in a fixed order on a GPU too, in which Jittor's varies."""
+    """jittor.nn.Embedding whose gradient is added up in a fixed order on a GPU too, in which Jittor's varies.
+
+    Labels count from 0; one that the table does not have gives NaN.
+    """
 
     def execute(self, x):
-        return graph.ops.lookup(self.weight, x)
+        ours = isinstance(x, jt.Var) and x.dtype in ("int32", "int64")
+        return graph.ops.lookup(self.weight, x) if ours else super().execute(x)
 
 
 class FusedSequential(nn.Sequential):

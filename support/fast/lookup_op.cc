@@ -1,5 +1,7 @@
 #include "lookup_op.h"
 
+#include <cmath>
+
 #include "ops/op_register.h"
 #include "var.h"
 
@@ -23,15 +25,17 @@ VarPtr LookupOp::grad(Var* out, Var* dout, Var* v, int v_index) {
 }
 
 void LookupOp::jit_prepare(JK& jk) {
-    jk << "«T:" << x->dtype() << "«LABEL:" << labels->dtype() << "«BACK:" << JK::hex1(rows > 0);
+    jk << "«T:" << x->dtype() << "«LABEL:" << labels->dtype() << "«OF:" << JK::hex(FAST_VERSION);
 }
 
 #else  // JIT
 
 #ifdef JIT_cuda
-static __global__ void look_up(const T* x, const LABEL* labels, T* y, int64 n, int64 width) {
+static __global__ void look_up(const T* x, const LABEL* labels, T* y, int64 n, int64 width, int64 size) {
     int64 at = blockIdx.x * int64(blockDim.x) + threadIdx.x;
-    if (at < n * width) y[at] = x[labels[at / width] * width + at % width];
+    if (at >= n * width) return;
+    int64 label = labels[at / width];
+    y[at] = label >= 0 && label < size ? x[label * width + at % width] : T(NAN);
 }
 
 static __global__ void sum_up(const T* x, const LABEL* labels, T* y, int64 n, int64 width, int64 rows) {
@@ -51,21 +55,21 @@ void LookupOp::jit_run() {
     int64 n = labels->num, width = x->shape[x->shape.size() - 1];
     auto *in = x->ptr<T>(), *out = y->ptr<T>();
     auto* label = labels->ptr<LABEL>();
+    int64 size = rows ? rows : x->shape[0];
 #ifdef JIT_cuda
     if (rows)
         sum_up<<<(rows * width + 255) / 256, 256>>>(in, label, out, n, width, rows);
-    else
-        look_up<<<(n * width + 255) / 256, 256>>>(in, label, out, n, width);
+    else if (n)
+        look_up<<<(n * width + 255) / 256, 256>>>(in, label, out, n, width, size);
 #else
-    int64 size = rows ? rows : x->shape[0];
-    std::fill(out, out + (rows ? rows * width : 0), T(0));
+    std::fill(out, out + y->num, T(rows ? 0 : NAN));
     for (int64 i = 0; i < n; i++) {
-        if (label[i] < 0 || label[i] >= size) LOGf << "a label is" << label[i] >> "; there are" << size << "labels, from 0 on";
-        for (int64 j = 0; j < width; j++)
+        int64 from = (rows ? i : label[i]) * width, to = (rows ? label[i] : i) * width;
+        for (int64 j = 0; label[i] >= 0 && label[i] < size && j < width; j++)
             if (rows)
-                out[label[i] * width + j] += in[i * width + j];
+                out[to + j] += in[from + j];
             else
-                out[i * width + j] = in[label[i] * width + j];
+                out[to + j] = in[from + j];
     }
 #endif
 }

@@ -1,5 +1,5 @@
-// The rows of a table that labels name, as torch.nn.functional.embedding, or the way back, which is its gradient: what
-// rows bring, added up in their order.
+// The rows of a table that labels name, from 0 on, or the way back, which is its gradient: what rows bring, added up in
+// their order. For a label that the table does not have it is NaN, and nothing.
 #pragma once
 #include "op.h"
 

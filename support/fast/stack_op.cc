@@ -51,8 +51,8 @@ static StackOp* is_stack(Op* op, int kind) {
     return op && !strcmp(op->name(), "stack") && ((StackOp*)op)->kind == kind ? (StackOp*)op : nullptr;
 }
 
-StackOp::StackOp(int kind, int plan_number, int64 n, int64 wanted, vector<Var*>&& vars)
-    : kind(kind), plan(&plans[plan_number]), number(plan_number), n(n), wanted(wanted), from(vars) {
+StackOp::StackOp(int kind, int plan_number, int64 n, int64 index, vector<Var*>&& vars)
+    : kind(kind), plan(&plans[plan_number]), number(plan_number), n(n), index(index), from(vars) {
     flags.set(NodeFlags::_cuda);
     auto& layers = plan->layers;
     auto make = [&](NanoVector shape) {
@@ -61,11 +61,9 @@ StackOp::StackOp(int kind, int plan_number, int64 n, int64 wanted, vector<Var*>&
         if (kind != OUTPUT && kind != GRADIENT) to.back()->flags.set(NodeFlags::_stop_grad);
         return to.back();
     };
-    auto make_all = [&](bool weights, bool vectors, int64 inputs) {
+    auto make_all = [&](size_t dimensions) {
         for (auto& shape : plan->shapes)
-            if (shape.size() == 2 ? weights : vectors) make(shape);
-        for (size_t i = 0; i < plan->widths.size(); i++)
-            if (inputs >> i & 1) make({n, plan->widths[i]});
+            if (shape.size() == dimensions) make(shape);
     };
     int64 items = (n + 31) / 32 * 32, deltas = 0;  // a panel of layers.h has at most 32 items
     for (auto& l : layers) deltas += items * l.n_out;
@@ -80,45 +78,42 @@ StackOp::StackOp(int kind, int plan_number, int64 n, int64 wanted, vector<Var*>&
         make({kept});
         for (size_t i = vars.size() - 2 * plan->norms; i < vars.size(); i++) make(vars[i]->shape)->share_with(vars[i]);
     }
-    if (kind == OUTPUT) make(vars[0]->shape)->share_with(vars[0]);
-    if (kind == BACKWARD) make({deltas}), make_all(false, true, wanted);
-    if (kind == WEIGHTS) make_all(true, false, 0), make_all(false, vars.size() > 2, 0);
-    if (kind == GRADIENT) make({deltas})->flags.set(NodeFlags::_stop_grad), make_all(true, true, -1);
+    if (kind == OUTPUT || kind == GRADIENT) make(vars[0]->shape)->share_with(vars[0]);
+    if (kind == BACKWARD) make({deltas}), make_all(1);
+    if (kind == WEIGHTS) make_all(2);
+    if (kind == WEIGHTS && vars.size() > 2) make_all(1);
+    if (kind == INPUT) make({n, plan->widths[index]});
 }
 
 void StackOp::grads(Var** douts, VarPtr* dins) {
-    int64 inputs = plan->widths.size(), parameters = plan->shapes.size();
-    if (kind == GRADIENT) {  // as Python computes it, of (the gradients of outputs but deltas, dy, inputs, parameters)
-        vector<Var*> all(douts + 1 + parameters, douts + 1 + parameters + inputs);
-        all.insert(all.end(), douts + 1, douts + 1 + parameters);
-        all.push_back(from[0]);
-        all.insert(all.end(), from.begin() + 2, from.end());
-        vector<VarPtr> found(1 + inputs + parameters);
-        plan->second.func(all.size(), all.data(), found.size(), found.data());
-        dins[0] = move(found[0]);
-        for (int64 i = 0; i < inputs + parameters; i++) dins[2 + i] = move(found[1 + i]);
-        return;
-    }
     if (!douts[0]) return;
-    Var *dy = douts[0], *kept = from[1];
-    vector<Var*> rest(from.begin() + 2, from.end()), vars = {dy, kept};
-    if (!once) {
-        vars.insert(vars.end(), rest.begin(), rest.end());
-        auto all = make_stack(GRADIENT, number, n, 0, move(vars));
-        for (int64 i = 0; i < parameters; i++) dins[2 + inputs + i] = move(all[1 + i]);
-        for (int64 i = 0; i < inputs; i++) dins[2 + i] = move(all[1 + parameters + i]);
+    size_t inputs = plan->widths.size(), all = inputs + plan->shapes.size();
+    vector<Var*> rest(from.begin() + 2, from.end());  // inputs and parameters
+    if (kind == GRADIENT) {
+        vector<Var*> vars(all, nullptr);
+        vars[index] = douts[0];
+        vars.insert(vars.end(), from.begin() + 1, from.end());
+        plan->second.func(vars.size(), vars.data(), 1 + all, dins + 1);
         return;
     }
-    int64 wanted = 0;
-    for (int64 i = 0; i < inputs; i++) wanted |= int64(!rest[i]->is_stop_grad()) << i;
+    Var *dy = douts[0], *kept = from[1];
+    vector<Var*> vars = {dy, kept};
     vars.insert(vars.end(), rest.begin() + inputs, rest.end());
-    auto back = make_stack(BACKWARD, number, n, wanted, move(vars));
+    auto back = make_stack(BACKWARD, number, n, 0, move(vars));
     auto weights = make_stack(WEIGHTS, number, n, 0, {kept, back[0]});
-    size_t weight = 0, at = 1;
-    for (int64 i = 0; i < parameters; i++)
-        dins[2 + inputs + i] = move(plan->shapes[i].size() == 2 ? weights[weight++] : back[at++]);
-    for (int64 i = 0; i < inputs; i++)
-        if (wanted >> i & 1) dins[2 + i] = move(back[at++]);
+    size_t weight = 0, vector_at = 1;
+    for (size_t i = 0; i < all; i++) {
+        VarPtr gradient = i < inputs                              ? make_stack(INPUT, number, n, i, {back[0], rest[inputs]})[0]
+                          : plan->shapes[i - inputs].size() == 2 ? weights[weight++]
+                                                                 : back[vector_at++];
+        if (rest[i]->is_stop_grad()) continue;
+        if (!once) {
+            vector<Var*> again = {gradient.ptr, dy};
+            again.insert(again.end(), rest.begin(), rest.end());
+            gradient = move(make_stack(GRADIENT, number, n, i, move(again))[0]);
+        }
+        dins[2 + i] = move(gradient);
+    }
 }
 
 vector<VarHolder*> run_stack(int number, const vector<VarHolder*>& inputs, const vector<VarHolder*>& parameters, const vector<VarHolder*>& running) {
@@ -165,8 +160,7 @@ void sum_looks(const vector<VarHolder*>& gradients) {
         if (made.empty()) {
             vector<Var*> vars;
             for (auto* look : looks) vars.insert(vars.end(), {look->from[1], look->to[0]});
-            size_t vectors = looks[0]->plan->shapes.size() - looks[0]->plan->layers.size();
-            for (auto* look : looks) vars.insert(vars.end(), look->to.begin() + 1, look->to.begin() + 1 + vectors);
+            for (auto* look : looks) vars.insert(vars.end(), look->to.begin() + 1, look->to.end());
             made = make_stack(StackOp::WEIGHTS, looks[0]->number, looks[0]->n, 0, move(vars));
         }
         *gradient = VarPtr(made[places[0]]);
@@ -174,9 +168,9 @@ void sum_looks(const vector<VarHolder*>& gradients) {
 }
 
 void StackOp::jit_prepare(JK& jk) {
-    if (kind == OUTPUT) return;  // nothing is to be done
-    static const char* names[] = {"FORWARD", "OUTPUT", "BACKWARD", "WEIGHTS", "GRADIENT"};
-    jk << "«KIND:" << names[kind];
+    if (kind == OUTPUT || kind == GRADIENT) return;  // nothing is to be done
+    static const char* names[] = {"FORWARD", "", "BACKWARD", "WEIGHTS", "INPUT"};
+    jk << "«KIND:" << names[kind] << "«OF:" << JK::hex(FAST_VERSION);
     if (narrow) jk << "«JIT_narrow:1";
 }
 
@@ -207,13 +201,6 @@ void StackOp::jit_run() {
             if (vectors && l.norm) l.d_scale = out(at++), l.d_shift = out(at++);
         }
     };
-    auto input_gradients = [&](size_t at, int64 wanted) {
-        std::vector<fast::InputGradient> found;
-        int64 offset = 0;
-        for (size_t i = 0; i < inputs; offset += plan->widths[i++])
-            if (wanted >> i & 1) found.push_back({out(at++), plan->widths[i], offset});
-        return found;
-    };
     if (k == FORWARD) {
         parameters(inputs);
         size_t at = 2;
@@ -225,7 +212,7 @@ void StackOp::jit_run() {
     }
     if (k == BACKWARD) {
         parameters(2), gradients(1, false, true);
-        fast::backward(layers, input_gradients(1 + n_vectors, wanted), n, in(0), in(1), out(0));
+        fast::backward(layers, n, in(0), in(1), out(0));
     }
     if (k == WEIGHTS) {
         gradients(0, true, false);
@@ -239,11 +226,11 @@ void StackOp::jit_run() {
             sums.push_back({in(4 + i), in(4 + n_vectors + i), out(n_layers + i), to[n_layers + i]->num});
         fast::backward_weights(looks, sums, n);
     }
-    if (k == GRADIENT) {
-        parameters(2 + inputs), gradients(1, true, true);
-        fast::backward(layers, input_gradients(1 + plan->shapes.size(), -1), n, in(0), in(1), out(0));
-        std::vector<std::vector<fast::Layer>> looks = {layers};
-        fast::backward_weights(looks, {}, n);
+    if (k == INPUT) {
+        layers[0].weight = in(1);
+        int64 offset = 0;
+        for (int64 i = 0; i < index; i++) offset += plan->widths[i];
+        fast::backward_input(layers[0], n, in(0), out(0), plan->widths[index], offset);
     }
 }
 

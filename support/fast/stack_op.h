@@ -18,26 +18,27 @@ struct StackPlan {  // what is the same in every step
     vector<int64> widths;     // of the inputs, (n, width) each
     vector<NanoVector> shapes;  // of the parameters, layer by layer: weight, bias, and of a norm scale and shift
     size_t norms = 0;
-    GradCallback second;      // the gradients of GRADIENT's inputs
+    GradCallback second;      // from the gradients of all gradients, dy, inputs, parameters to those of dy and so on
 };
 
 struct StackOp final : Op {
     // From inputs, parameters and running statistics: y, and what the gradients need
     //     FORWARD   inputs, parameters, running -> y, kept, running
     //     OUTPUT    y, kept, inputs, parameters -> the same y, with a gradient
-    // From dy, once. WEIGHTS is an operator of its own, as Jittor runs only what somebody asks for
-    //     BACKWARD  dy, kept, parameters -> deltas, gradients of vectors, and of inputs whose bit in `wanted` is set
+    // From dy: an operator for each part, as Jittor runs only those that somebody asks for
+    //     BACKWARD  dy, kept, parameters -> deltas, gradients of all parameters but weights
     //     WEIGHTS   kept, deltas -> gradients of weights; of two looks of one network their sum, then of vectors too
-    // From dy, for a gradient that is differentiated itself
-    //     GRADIENT  dy, kept, inputs, parameters -> gradients of inputs and parameters, deltas
-    enum Kind { FORWARD, OUTPUT, BACKWARD, WEIGHTS, GRADIENT };
+    //     INPUT     deltas, weight of the first layer -> gradient of input `index`
+    // From one of these gradients, which may be differentiated itself: of input or parameter `index`, counted in this order
+    //     GRADIENT  gradient, dy, inputs, parameters -> the same gradient, with a gradient
+    enum Kind { FORWARD, OUTPUT, BACKWARD, WEIGHTS, INPUT, GRADIENT };
     int kind;
     StackPlan* plan;
     int number;  // of the plan
-    int64 n, wanted;
+    int64 n, index;
     vector<Var*> from, to;
     // @attrs(multiple_outputs)
-    StackOp(int kind, int plan, int64 n, int64 wanted, vector<Var*>&& vars);
+    StackOp(int kind, int plan, int64 n, int64 index, vector<Var*>&& vars);
 
     const char* name() const override { return "stack"; }
     void grads(Var** douts, VarPtr* dins) override;
