@@ -142,8 +142,9 @@ def floor():
 
 OPERATORS = {  # by how Jittor's profiler names them
     "stack«KIND:FORWARD": "layers: forward",
-    "stack«KIND:BACKWARD": "layers: gradients but those of weights",
+    "stack«KIND:BACKWARD": "layers: gradients but those of weights and inputs",
     "stack«KIND:WEIGHTS": "layers: gradients of weights",
+    "stack«KIND:INPUT": "layers: gradients of inputs",
     "adam": "Adam",
 }
 
