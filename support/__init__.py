@@ -5,7 +5,7 @@ device.py               the only door to Jittor: jt and nn
 start.py                its start: what goes wrong there is mended, or said in one sentence
 patches.py              Jittor's own sources, mended as they are loaded;  numpy2.h  so that they take NumPy 2's arrays;
                         jittor_numpy2/  has pip install Jittor beside NumPy 2
-compile.py              has Jittor compile itself in less time
+compile.py              has Jittor compile itself in less time, and what is in fast/
 mpi.py                  this process among those that mpirun started
 terminal.py             what a script owes the person who started it: whole lines, and one line at Ctrl-C
 limits.py               how much memory and how many cores this process may use
