@@ -96,14 +96,15 @@ def sizes(opt):
 def two(opt):
     """Two runs at once, beside one after the other."""
     half = max(1, limits.cores() // 2)
+    alone = Row("cgan", steps=opt.steps)
     rows = {
-        "one after the other": Row("cgan", steps=opt.steps),
+        "one after the other": alone,
         "at once": Row("cgan", steps=opt.steps, at_once=2),
         f"at once, OMP_NUM_THREADS={half}": Row("cgan", half, steps=opt.steps, at_once=2),
     }
     rounds, body = Rounds(rows.values(), opt), []
     for name, row in rows.items():
-        body.append([name, f"{rounds.median(row, BOTH):.1f}", rounds.ratio(row, Row("cgan", steps=opt.steps), BOTH)])
+        body.append([name, f"{rounds.median(row, BOTH):.1f}", rounds.ratio(row, alone, BOTH)])
     show(opt.keep, "two_at_once", ["", BOTH, "to one after the other"], body, **rounds.facts())
 
 

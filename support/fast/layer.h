@@ -4,11 +4,7 @@
 //     each(n, features, i, f)   calls f(position) for those of the n items of feature i that are this thread's,
 //     total(x)                  the sum of x over the threads that share a feature,
 //     first_thread()            whether this one writes what they have found.
-struct Layer {  // y = activation(norm(weight x + bias)); what an operator does not need stays null
-    long n_in, n_out;
-    float slope;  // of the activation below 0; 0: tanh
-    bool norm;
-    float eps, momentum;
+struct Layer : StackPlan::Layer {  // y = activation(norm(weight x + bias)); what an operator does not need stays null
     const float *weight, *bias, *scale, *shift;
     float *running_mean, *running_var, *d_weight, *d_bias, *d_scale, *d_shift;
     const float* x;                       // what place() adds: input,

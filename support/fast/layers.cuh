@@ -16,7 +16,6 @@ namespace jittor {
 namespace fast {
 
 constexpr int THREADS = 512, WARPS = THREADS / 32, NR = 1;
-constexpr int MOST_LAYERS = 12, MOST_INPUTS = 8;  // a kernel takes them as its arguments, of at most 4 KB
 constexpr int ITEMS = 64, FEATURES = WARPS, COLUMNS = 64;  // of a tile: of a layer's product, of a weight's gradient
 #define FUNCTION static __device__
 #define KERNEL __global__ __launch_bounds__(THREADS, 1) void

@@ -1,9 +1,9 @@
 """Layers of jittor.nn that are slow, on a CPU wrong, or on a GPU different in every run.
 
 FusedSequential is jittor.nn.Sequential with several inputs, which it concatenates. It runs linear layers, each with the
-normalisation and the activation behind it, as one operator (layers.h, on a GPU layers.cuh). Tanh is jittor.nn.Tanh with
-a gradient that is right everywhere, Embedding one that is the same in every run. All have the same parameters and
-compute the same numbers.
+normalisation and the activation behind it, as operators of Jittor's graph (stack_op.cc, which calls layers.h, on a GPU
+layers.cuh). Tanh is jittor.nn.Tanh with a gradient that is right everywhere, Embedding one that is the same in every
+run. All have the same parameters and compute the same numbers.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import operator
 
 from support.device import graph, jt, nn
 
-MOST_LAYERS, MOST_INPUTS = 12, 8  # of a Stack: a GPU's kernel takes them as its arguments (layers.cuh)
+MOST_LAYERS, MOST_INPUTS = graph.most()  # of a Stack
 
 
 class Tanh(nn.Module):
@@ -85,7 +85,7 @@ def by_operators(numbers, inputs, parameters):
         if norm:
             centred = x - x.mean(0)
             x = centred / jt.sqrt((centred * centred).mean(0) + eps) * next(parameters) + next(parameters)
-        x = jt.nn.leaky_relu(x, slope) if slope else x.clamp(-20, 20).tanh()
+        x = jt.nn.leaky_relu(x, slope) if slope else Tanh()(x)
     return x
 
 

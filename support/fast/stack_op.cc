@@ -44,6 +44,7 @@ int new_plan(const vector<int64>& sizes, const vector<float64>& numbers, const v
     return plans.size() - 1;
 }
 
+vector<int> most() { return {MOST_LAYERS, MOST_INPUTS}; }
 void gradients_once(bool now) { once = now; }
 void without_avx512(bool now) { narrow = now; }
 
@@ -182,9 +183,7 @@ void StackOp::jit_run() {
     std::vector<fast::Layer> layers;
     for (auto& l : plan->layers) {
         layers.emplace_back();
-        auto& layer = layers.back();
-        layer.n_in = l.n_in, layer.n_out = l.n_out, layer.slope = l.slope;
-        layer.norm = l.norm, layer.eps = l.eps, layer.momentum = l.momentum;
+        static_cast<StackPlan::Layer&>(layers.back()) = l;
     }
     auto in = [&](size_t i) { return from[i]->ptr<float>(); };
     auto out = [&](size_t i) { return to[i]->ptr<float>(); };

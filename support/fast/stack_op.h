@@ -7,9 +7,11 @@
 
 namespace jittor {
 
+constexpr int MOST_LAYERS = 12, MOST_INPUTS = 8;  // of a plan: a GPU's kernel takes them as its arguments, of at most 4 KB
+
 struct StackPlan {  // what is the same in every step
     struct Layer {
-        int64 n_in, n_out;
+        long n_in, n_out;
         float slope;  // of the activation below 0; 0: tanh
         bool norm;
         float eps, momentum;
@@ -44,6 +46,10 @@ struct StackOp final : Op {
     void grads(Var** douts, VarPtr* dins) override;
     DECLARE_jit_run;
 };
+
+// Returns [MOST_LAYERS, MOST_INPUTS].
+// @pyjt(most)
+vector<int> most();
 
 // Returns the number of a plan. sizes: n_in and n_out of each layer; numbers: slope, norm (0 or 1), eps, momentum of each.
 // @pyjt(new_plan)
