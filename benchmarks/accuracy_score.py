@@ -3,15 +3,12 @@
     python -m benchmarks.accuracy_score         the reference run's generator and the best one: 10 minutes on one core
 
 Source: Ravuri & Vinyals 2019, "Classification Accuracy Score for Conditional Generative Models". The network is that of
-support/digit_classifier.py, which also says how it is trained; 60,000 generated digits, 6,000 of each, stand in for the
-training images, of which another network learns. Accuracies are on the test images, after the last epoch.
+support/digit_classifier.py, which also says how it is trained; 50,000 generated digits stand in for the training images
+that another network learns from, with the same labels. Accuracies are on the test images, after the last epoch.
 """
-
-import numpy as np
 
 from benchmarks.common import KEEP, add_generator, draw_seeded, show
 from support.flags import Parser
-from support.idx import MNIST
 from support.saved.paths import BEST_GENERATOR, REFERENCE_GENERATOR
 
 
@@ -23,8 +20,8 @@ def main():
     from support import digit_classifier  # not above: flags are checked before Jittor compiles
     from support.mnist import load_mnist
 
-    drawn, labels = draw_seeded(parser, opt.generator, MNIST.n_train)
-    data = {name: (images, labels.astype(np.int32)) for name, images in drawn.items()}
+    (_, labels), _ = digit_classifier.split()
+    data = {name: (images, labels) for name, images in draw_seeded(parser, opt.generator, labels).items()}
     images, digits = load_mnist(False, digit_classifier.IMG_SIZE).arrays()
     rows = []
     for name, learned in {"the real training images": None, **data}.items():

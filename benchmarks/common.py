@@ -4,7 +4,6 @@ import datetime
 import json
 import os
 import sys
-from functools import partial
 
 import numpy as np
 
@@ -55,13 +54,12 @@ def add_generator(parser, default=BEST_GENERATOR, nargs=None):
     parser.add_argument("--generator", type=file_for(check_generator), default=default, nargs=nargs, help=what)
 
 
-def draw_seeded(parser, paths, n=MNIST.n_test):
-    """Returns {path: n digits, (n, 1, S, S), of the trained generator in it}, from the same noise, and their labels.
+def draw_seeded(parser, paths, labels):
+    """Returns {path: digits, (N, 1, S, S), of the trained generator in it} for labels (N,), all from the same noise.
 
     Ends the program if a generator does not fit the class in cgan.py, or if their S differ.
     """
     from cgan import generate, load_generator  # not above: flags are checked before Jittor compiles
-    from support.evaluation import draw_digits
 
     drawn = {}
     for path in paths:
@@ -69,21 +67,26 @@ def draw_seeded(parser, paths, n=MNIST.n_test):
             generator = load_generator(path)
         except Mismatch as error:
             parser.error(f"argument --generator: {error}")
-        draw, rng = partial(generate, generator), np.random.default_rng(0)
-        drawn[os.path.relpath(path)], labels = draw_digits(draw, rng, generator.latent_dim, MNIST.n_labels, n)
+        noise = np.random.default_rng(0).standard_normal((len(labels), generator.latent_dim))
+        drawn[os.path.relpath(path)] = generate(generator, noise, labels)
     sizes = {images.shape[-1] for images in drawn.values()}
     if len(sizes) > 1:
         parser.error(f"argument --generator: all must draw images of one size, not of {sorted(sizes)}")
-    return drawn, labels
+    return drawn
 
 
 def real_and_drawn(parser, paths):
-    """Returns MNIST's training and test images, of the generators' size, and {path: 10,000 digits of its generator}."""
+    """Returns images and labels of training digits and of test digits, and {path: images of its generator's digits}.
+
+    10,000 of each, of the generators' size: training digits that the classifier never saw, generated ones of the test
+    digits' labels.
+    """
+    from support.digit_classifier import split
     from support.mnist import load_mnist
 
-    drawn, _ = draw_seeded(parser, paths)
+    drawn = draw_seeded(parser, paths, load_mnist(train=False).arrays()[1])
     img_size = next(iter(drawn.values())).shape[-1]
-    return load_mnist(True, img_size).arrays()[0], load_mnist(False, img_size).arrays()[0], drawn
+    return split(img_size)[1], load_mnist(False, img_size).arrays(), drawn
 
 
 def digit_features(images):

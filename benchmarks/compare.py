@@ -2,6 +2,8 @@
 
     python -m benchmarks.compare                trains what is missing, a run on every core, then prints the tables
     python -m benchmarks.compare --table        the tables of the logs that are there, and what is missing
+    python -m benchmarks.compare --search       the same of the flags that were tried for a best, on seeds that decide
+                                                nothing
 
 Every run has a folder of its own, compared/<configuration>/seed<seed>, and goes on there where it was stopped; what it
 prints is in seed<seed>.txt beside it. The log of a finished one is copied to
@@ -43,6 +45,16 @@ CONFIGURATIONS = {
     "two_rates": ({"lr_d": 0.0004}, 3),
     PLAIN: ({"n_epochs": FEW_EPOCHS}, 5),
 }
+# The same of what was tried for a best, on seeds of its own
+SEARCH, FIRST_SEARCHED = (
+    {
+        "search/rate": ({"lr_d": 0.0004, "keep": 10}, 3),
+        "search/rate_b2": ({"lr_d": 0.0004, "b2": 0.99, "keep": 10}, 3),
+        "search/rate_dropout": ({"lr_d": 0.0004, "dropout": True, "keep": 10}, 1),
+        "search/b2": ({"b2": 0.99, "keep": 10}, 1),
+    },
+    10,
+)
 EMA = ", ema"  # how the row of the running average ends
 LOGS = os.path.join(PROJECT, "results", "compared")
 # {metric: digits}; balance is the discriminator's loss over the generator's
@@ -50,9 +62,9 @@ SCORES = {"label_accuracy": 4, "digit_fid": 1}
 METRICS = {"d_loss": 3, "g_loss": 3, "balance": 2, "d_accuracy": 2, "breakdowns": 0, **SCORES}
 
 
-def planned():
-    """Returns [(configuration, {flag: value})] of all runs, in the tables' order."""
-    planned = ((name, flags, seed) for name, (flags, n) in CONFIGURATIONS.items() for seed in range(n))
+def planned(configurations=CONFIGURATIONS, first=0):
+    """Returns [(configuration, {flag: value})] of all runs, in the tables' order; their seeds count from `first`."""
+    planned = ((name, flags, first + i) for name, (flags, n) in configurations.items() for i in range(n))
     return [(name, {**SHARED, **flags, "seed": seed}) for name, flags, seed in planned]
 
 
@@ -60,9 +72,9 @@ def kept_log(name, seed):
     return os.path.join(LOGS, name, f"seed{seed}.json")
 
 
-def missing():
+def missing(planned):
     """Returns the planned runs that have no kept log yet; seeds come in turn, so that every row fills up early."""
-    runs = [(name, flags) for name, flags in planned() if not os.path.exists(kept_log(name, flags["seed"]))]
+    runs = [(name, flags) for name, flags in planned if not os.path.exists(kept_log(name, flags["seed"]))]
     return sorted(runs, key=lambda run: run[1]["seed"])
 
 
@@ -217,6 +229,22 @@ def course(rows, columns=None):
     return markdown(["epoch", *columns], body)
 
 
+def search_table():
+    """Returns the Markdown table of what was tried for a best: the scores of the running averages, run by run."""
+    body = []
+    for name, flags in planned(SEARCH, FIRST_SEARCHED):
+        if not os.path.exists(kept_log(name, flags["seed"])):
+            continue
+        found = measures(read_log(kept_log(name, flags["seed"])))
+        lowest, scores = min(found, key=lambda epoch: epoch[1]["digit_fid"])
+        _, last = found[-1]
+        tried = {**SEARCH[name][0], "ema": SHARED["ema"], "keep": None}
+        tried = command_line({f"--{flag}": value for flag, value in tried.items()})
+        row = [f"`{' '.join(tried)}`", flags["seed"], f"{scores['digit_fid']:.1f}", lowest, f"{last['digit_fid']:.1f}"]
+        body.append([*map(str, row), str(last["breakdowns"])])
+    return markdown(["flags", "seed", "lowest digit FID", "at epoch", "at the end", "breakdowns"], body)
+
+
 def tables():
     """Returns {name: Markdown table} of the logs that are there; none before the report's first run is."""
     rows = read_rows()
@@ -238,15 +266,17 @@ def tables():
 def main():
     parser = Parser("Trains configurations with several seeds and compares them.")
     parser.add_argument("--table", action="store_true", help="train nothing")
+    parser.add_argument("--search", action="store_true", help="what was tried for a best")
     parser.add_argument("--output_dir", default="compared", help="where the runs go")
     opt = parser.parse_args()
+    runs = planned(SEARCH, FIRST_SEARCHED) if opt.search else planned()
     if not opt.table:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, frame: sys.exit(128 + number))
-        train(missing(), opt.output_dir, limits.cores())
-    for name, text in tables().items():
+        train(missing(runs), opt.output_dir, limits.cores())
+    for name, text in ({"search": search_table()} if opt.search else tables()).items():
         print(f"{name}:\n\n{text}\n")
-    left = [f"{name} seed {flags['seed']}" for name, flags in missing()]
+    left = [f"{name} seed {flags['seed']}" for name, flags in missing(runs)]
     if left:
         print("missing: " + ", ".join(left), file=sys.stderr)
         return 0 if opt.table else 1

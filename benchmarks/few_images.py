@@ -1,4 +1,4 @@
-"""Shows what a Fréchet distance can tell from few images: real training digits and generated ones, against test ones.
+"""Shows what a Fréchet distance can tell from few images: real digits and generated ones, against test digits.
 
     python -m benchmarks.few_images                                     on the digit classifier's features: seconds
     python -m benchmarks.few_images --inception_weights original        on Inception's: some minutes
@@ -85,9 +85,9 @@ def main():
     features_of = digit_features
     if opt.inception_weights:
         features_of = partial(fid.inception_features, weights=load_inception(opt.inception_weights))
-    training, test, drawn = real_and_drawn(parser, opt.generator)
+    (real, _), (test, _), drawn = real_and_drawn(parser, opt.generator)
     test = features_of(test[: counts[-1]])
-    sets = {name: features_of(images[: counts[-1]]) for name, images in {"real": training, **drawn}.items()}
+    sets = {name: features_of(images[: counts[-1]]) for name, images in {"real": real, **drawn}.items()}
     rng, rows = np.random.default_rng(0), []
     for count in counts:
         rows.append([f"{count} and {count}"])

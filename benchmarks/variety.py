@@ -3,21 +3,22 @@
     python -m benchmarks.variety                            the reference run's generator and the best one
     python -m benchmarks.variety --generator checkpoint.npz --picture nearest.png       another, or several
 
-Prints how 10,000 generated digits and, for comparison, as many real training digits lie beside the 10,000 test images,
-and how far each is from its nearest training and its nearest test image. Copies would lie near training images and not
-near test images. Every distance is between the digit classifier's features of two images. The picture shows 20
-digits of the last generator, each above its nearest training image.
+Prints the label accuracy and digit FID of 10,000 generated digits beside their ends, real digits and noise; then how
+digits lie beside the 10,000 test images, and how far each is from the nearest of 10,000 training images and from the
+nearest test image. Copies would lie near training images and not near test images. Every distance is between the digit
+classifier's features of two images. The real digits and the training images of these tables are those that it never
+saw; the generators did. The picture shows 20 digits of the last generator, each above the nearest training image.
 """
 
 import numpy as np
 
-from benchmarks.common import KEEP, add_generator, digit_features, real_and_drawn, show
+from benchmarks.common import KEEP, add_generator, real_and_drawn, show
 from support.flags import Parser
-from support.idx import MNIST
 from support.saved.paths import BEST_GENERATOR, REFERENCE_GENERATOR
 
 CHUNK = 100  # rows at a time, which bounds the memory
 SHOWN = 20
+UNSEEN = "real digits, unseen"  # training images that the classifier never saw
 
 
 def squared_distances(a, b):
@@ -73,18 +74,27 @@ def main():
     parser.add_argument("--keep", action="store_true", help=KEEP)
     parser.add_argument("--picture", help="where to draw the last one's digits above their nearest training images")
     opt = parser.parse_args()
-    training, test, drawn = real_and_drawn(parser, opt.generator)
-    of_training, of_test = digit_features(training), digit_features(test)
-    of_drawn = {name: digit_features(images) for name, images in drawn.items()}
+    (real, real_labels), (test, labels), drawn = real_and_drawn(parser, opt.generator)
+    from fid import frechet_distance  # not above: flags are checked before Jittor compiles
+    from support.digit_classifier import load, read_labels, split
 
-    # Neither of these sets holds the others, though the generator was trained on them
-    seen, unseen = of_training[: MNIST.n_test], of_training[MNIST.n_test : 2 * MNIST.n_test]
-    scores = {name: variety(of_test, features) for name, features in {"real training digits": seen, **of_drawn}.items()}
+    (others, _), _ = split(real.shape[-1])
+    classifier, rows, of_drawn = load(), [], {}
+    of_real, of_test, of_others = (read_labels(classifier, images)[0] for images in (real, test, others))
+    noise = np.random.default_rng(0).uniform(-1, 1, test.shape).astype(np.float32)
+    for name, images in {UNSEEN: real, **drawn, "random noise": noise}.items():
+        of_drawn[name], read = read_labels(classifier, images)
+        accuracy = (read == (real_labels if name == UNSEEN else labels)).mean()
+        rows.append([name, f"{accuracy:.4f}", f"{frechet_distance(of_drawn[name], of_test):.2f}"])
+    show(opt.keep, "scale", ["images", "label accuracy", "digit FID"], rows)
+
+    of_drawn = {name: of_drawn[name] for name in drawn}
+    scores = {name: variety(of_test, features) for name, features in {UNSEEN: of_real, **of_drawn}.items()}
     rows = [[name, *(f"{value:.3f}" for value in metrics.values())] for name, metrics in scores.items()]
-    show(opt.keep, "variety", ["", *scores["real training digits"]], rows)
+    show(opt.keep, "variety", ["", *scores[UNSEEN]], rows)
     rows = []
-    for name, features in {"other training digits": unseen, **of_drawn}.items():
-        distances = [nearest(features, near)[1] for near in (seen, of_test)]
+    for name, features in {"other training digits": of_others[: len(test)], **of_drawn}.items():
+        distances = [nearest(features, near)[1] for near in (of_real, of_test)]
         rows.append([name, *(f"{np.percentile(found, share):.2f}" for share in (1, 50) for found in distances)])
     head = [f"{share}, to {images}" for share in ("first percentile", "median") for images in ("training", "test")]
     show(opt.keep, "copies", ["distance to the nearest of 10,000", *(f"{which} images" for which in head)], rows)
@@ -92,6 +102,7 @@ def main():
         from support.pages import pictures
 
         *_, last = drawn
+        training, of_training = np.concatenate([real, others]), np.concatenate([of_real, of_others])
         pairs = np.concatenate([drawn[last][:SHOWN], training[nearest(of_drawn[last][:SHOWN], of_training)[0]]])
         pictures.save_picture(opt.picture, pictures.lay_out([[0] * SHOWN] * 2, pairs))
         print(f"wrote {opt.picture}: {SHOWN} generated digits above their nearest training images")

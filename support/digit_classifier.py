@@ -1,11 +1,11 @@
 """A small convolutional network that reads digits, for metrics that mean something on digits.
 
-    python -m support.digit_classifier      trains it again on MNIST's 60,000 training images
+    python -m support.digit_classifier      trains it again on 50,000 of MNIST's training images
     python -m support.digit_classifier --data_root DIR --output FILE        trains one for other images
 
 `digit_classifier.npz` beside this file holds its weights. cgan.py and fid.py take from it the label accuracy (is the
 digit drawn the digit asked for?) and the features for a Fréchet distance that sees digits, where Inception's see
-photographs.
+photographs. The other 10,000 training images it never sees: their scores are what real digits reach.
 """
 
 import os
@@ -23,6 +23,7 @@ from support.saved.classifier import WEIGHTS, read_classifier
 from support.saved.paths import atomic_write
 
 IMG_SIZE = 32
+KEPT_BACK = 6  # one training image in so many is kept from the classifier
 
 
 class DigitClassifier(nn.Module):
@@ -102,6 +103,16 @@ def reading(path, images):
     return f", read as {('' if max(map(len, config['labels'])) == 1 else ' ').join(names)} by a classifier"
 
 
+def split(img_size=IMG_SIZE, data_root=None):
+    """Returns (images, labels) that the classifier learns from, and those of the training set that it never sees.
+
+    They are drawn once and for all. data_root: as support.mnist.load_mnist takes it.
+    """
+    images, labels = load_mnist(True, img_size, data_root).arrays()
+    order = np.random.default_rng(0).permutation(len(images))
+    return [(images[picked], labels[picked]) for picked in np.split(order, [len(images) - len(images) // KEPT_BACK])]
+
+
 def shift(images, rng, most=2):
     """Returns the images (N, 1, S, S), each moved by up to `most` pixels in both directions, -1 filling the edge."""
     n, _, size, _ = images.shape
@@ -114,12 +125,12 @@ def shift(images, rng, most=2):
 def train(data=None, data_root=None, n_epochs=8, batch_size=128, lr=0.002, seed=0):
     """Trains a classifier, with a learning rate that falls to 0; returns it.
 
-    data: images (N, 1, S, S) in [-1, 1] and labels (N,) int32; None for the training images of data_root, as
-    support.mnist.load_mnist takes it, whose test images the accuracy is printed of.
+    data: images (N, 1, S, S) in [-1, 1] and labels (N,) int32; None for those that split() has for it in data_root,
+    whose test images the accuracy is printed of.
     """
     jt.set_global_seed(seed)
     rng = np.random.default_rng(seed)
-    images, labels = data or load_mnist(True, IMG_SIZE, data_root).arrays()
+    images, labels = data or split(data_root=data_root)[0]
     test_images, test_labels = load_mnist(False, IMG_SIZE, data_root).arrays()
     model, batch_size = DigitClassifier(idx.data_facts(data_root).n_labels), min(batch_size, len(images))
     optimizer = nn.Adam(model.parameters(), lr)

@@ -56,12 +56,6 @@ def stream(seed, epoch, name):
     return np.random.default_rng((seed, epoch, STREAMS[name]))
 
 
-def draw_digits(draw, rng, latent_dim, n_labels, n):
-    """Returns n images and their labels. draw: (noise (n, latent_dim), labels (n,)) -> images (n, 1, S, S)."""
-    labels = np.arange(n) % n_labels
-    return draw(rng.standard_normal((n, latent_dim)), labels), labels
-
-
 class Evaluation:
     """Scores a generator and its discriminator. Training's random numbers are not disturbed.
 
@@ -82,7 +76,7 @@ class Evaluation:
 
     def load(self):
         self.test_images, self.test_labels = self.dataset.arrays()
-        self.inception, self.inception_features = None, {}  # of test images, by their number
+        self.inception = None
         self.classifier = digit_classifier.find(self.facts.sha256, self.opt.classifier)
         if self.classifier:
             self.test_features, _ = digit_classifier.read_labels(self.classifier, self.test_images)
@@ -101,15 +95,15 @@ class Evaluation:
         """
         if not self.loaded:
             self.load()
-        scores, images, labels = self.score(networks.get("ema", networks["generator"]), epoch)
+        scores, images = self.score(networks.get("ema", networks["generator"]), epoch)
         if self.real_above is not None:
-            real, generated = [self.test_images, self.test_labels], [images, labels]
+            real, generated = [self.test_images, self.test_labels], [images, self.test_labels]
             scores.update(d_accuracy_real=None, d_accuracy_generated=None)
             with null_if_it_fails(f"epoch {epoch}: the discriminator's accuracy"):
                 scores["d_accuracy_real"] = self.is_real(networks["discriminator"], *real)
                 scores["d_accuracy_generated"] = 1 - self.is_real(networks["discriminator"], *generated)
         if "ema" in networks:
-            scores["generator"], *_ = self.score(networks["generator"], epoch)
+            scores["generator"], _ = self.score(networks["generator"], epoch)
         return scores
 
     def is_real(self, discriminator, images, labels):
@@ -124,20 +118,20 @@ class Evaluation:
         return float((validity[:, 0] > self.real_above).mean())
 
     def score(self, generator, epoch):
-        """Returns the scores of a generator, the digits that it drew for them and their labels."""
+        """Returns the scores of a generator, and the images that it drew for the labels of the test set."""
         draw, opt = partial(self.draw, generator), self.opt
         scores = {"fid": None, "kid": None, "fid_samples": opt.fid_samples}
         with null_if_it_fails(f"epoch {epoch}: FID and KID"):
             scores.update(self.inception_scores(draw, epoch))
         rng = stream(opt.seed, epoch, "digits")
-        images, labels = draw_digits(draw, rng, opt.latent_dim, self.facts.n_labels, len(self.test_images))
+        images = draw(rng.standard_normal((len(self.test_labels), opt.latent_dim)), self.test_labels)
         scores.update({self.label_fid: None, "label_accuracy": None})
         with null_if_it_fails(f"epoch {epoch}: {self.label_fid.replace('_fid', ' FID')} and label accuracy"):
-            scores.update(self.label_scores(images, labels))
-        return scores, images, labels
+            scores.update(self.label_scores(images))
+        return scores, images
 
-    def label_scores(self, images, labels):
-        """Returns the scores of as many generated images (N, 1, S, S) as there are test images, drawn for labels (N,).
+    def label_scores(self, images):
+        """Returns the scores of generated images (N, 1, S, S), drawn for the labels of the test images, one for each.
 
         digit_fid: Fréchet distance to the test images, on the classifier's features; label_fid if they are no digits.
         label_accuracy, class_accuracy: how often the classifier, whose SHA-256 is classifier_sha256, reads the label
@@ -146,6 +140,7 @@ class Evaluation:
         if not self.classifier:
             return {}
         features, read = digit_classifier.read_labels(self.classifier, images)
+        labels = self.test_labels
         return {
             self.label_fid: self.fid.frechet_distance(features, self.test_features),
             "label_accuracy": float((read == labels).mean()),
@@ -156,26 +151,23 @@ class Evaluation:
     def inception_scores(self, draw, epoch):
         """Returns the report's FID, and KID, of opt.fid_samples random test images against as many generated ones.
 
-        {} without Inception's weights, whose name is `inception` and whose SHA-256 is inception_sha256.
+        The test images are drawn once for a run, and the others for their labels. {} without Inception's weights, whose
+        name is `inception` and whose SHA-256 is inception_sha256.
         """
-        opt, rng = self.opt, stream(self.opt.seed, epoch, "inception")
+        opt = self.opt
         if not self.weights:
             return {}
         if not self.inception:  # here, as a failure costs these scores alone
             name, path = self.weights
             self.weights_facts = {"inception": name, "inception_sha256": sha256(path)}
-            self.inception = load_inception(path)
-        picked = rng.choice(len(self.test_images), opt.fid_samples, replace=False)
-        new = [i for i in picked if i not in self.inception_features]
-        if new:
-            features = self.fid.inception_features(self.test_images[new], self.inception)
-            self.inception_features.update(zip(new, features))
-        real = np.stack([self.inception_features[i] for i in picked])
-        noise = rng.standard_normal((opt.fid_samples, opt.latent_dim))
-        generated = draw(noise, rng.integers(0, opt.n_classes, opt.fid_samples))
-        generated = self.fid.inception_features(generated, self.inception)
+            self.picked = stream(opt.seed, 0, "inception").permutation(len(self.test_images))[: opt.fid_samples]
+            inception = load_inception(path)
+            self.real = self.fid.inception_features(self.test_images[self.picked], inception)
+            self.inception = inception
+        noise = stream(opt.seed, epoch, "inception").standard_normal((opt.fid_samples, opt.latent_dim))
+        generated = self.fid.inception_features(draw(noise, self.test_labels[self.picked]), self.inception)
         return {
-            "fid": self.fid.frechet_distance(real, generated),
-            "kid": self.fid.kernel_distance(real, generated),
+            "fid": self.fid.frechet_distance(self.real, generated),
+            "kid": self.fid.kernel_distance(self.real, generated),
             **self.weights_facts,
         }

@@ -213,7 +213,7 @@ def test_a_notebook_keeps_its_ctrl_c(ipython, thread):
     assert (process.stdout, process.stderr) == ("True\n", "")
 
 
-# Cells that follow those of the notebook: a run is stopped as its first epoch is saved, then another program takes over.
+# Cells that follow those of the notebook: a run is stopped as its first epoch is saved, then another takes over.
 # Not while ipykernel writes, whose lock does not bear it; and again, as Python ignores what reaches a destructor
 STOP = """import os, signal, sys, threading, time, traceback
 def writes():

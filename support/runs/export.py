@@ -2,13 +2,12 @@
 
 import os
 import tempfile
-from functools import partial
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from support.evaluation import draw_digits, stream
+from support.evaluation import stream
 from support.pages.pictures import to_gray
 from support.runs.resume import describe_better, describe_generator, generator_path
 from support.saved.checkpoint import read_generator, read_scores
@@ -21,8 +20,7 @@ A_PART = 100  # images of each label that are drawn at a time
 def export(opt, generator, draw):
     """Writes opt.n images of each label, by default 1000, into the folder opt.export and into the file opt.npz.
 
-    draw: (generator, noise (N, latent_dim), labels (N,)) -> images (N, 1, S, S) in [-1, 1], as an array. Their noise is
-    that of the log's digit FID: as many images as there are test images are those that it was computed from. Raises
+    draw: (generator, noise (N, latent_dim), labels (N,)) -> images (N, 1, S, S) in [-1, 1], as an array. Raises
     OSError; what is not finished is taken away, also by Ctrl-C.
     """
     path, n = generator_path(opt), opt.n or 1000
@@ -44,8 +42,8 @@ def parts(seed, epoch, generator, draw, n):
     with tqdm(total=n * generator.n_classes, desc="images", disable=None) as bar:
         for first in range(0, n, A_PART):
             count = min(A_PART, n - first) * generator.n_classes
-            size = generator.latent_dim, generator.n_classes, count
-            yield to_gray(draw_digits(partial(draw, generator), rng, *size)[0][:, 0])
+            noise = rng.standard_normal((count, generator.latent_dim))
+            yield to_gray(draw(generator, noise, np.arange(count) % generator.n_classes)[:, 0])
             bar.update(count)
 
 
