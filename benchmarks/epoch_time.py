@@ -6,6 +6,7 @@
     python -m benchmarks.epoch_time --reach         1, 2, 4 ... threads, with and without AVX-512
     python -m benchmarks.epoch_time --sizes         batches of 32 to 1024, layers 1 to 4 times as wide
     python -m benchmarks.epoch_time --two           two runs at once, beside one after the other
+    python -m benchmarks.epoch_time --scores        an evaluation's parts, beside PyTorch's Inception
 
 PyTorch and JAX are in requirements-bench.txt. They want another NumPy than Jittor, and so an environment of their own:
 
@@ -30,9 +31,24 @@ import itertools
 import re
 import subprocess
 from pathlib import Path
+from statistics import median
 
 from benchmarks.common import KEEP, show
-from benchmarks.timing import BOTH, CHANGES, JITTOR_ROWS, PEAK, PEERS, SECONDS, SHARE, STEP, Rounds, Row
+from benchmarks.timing import (
+    BOTH,
+    CHANGES,
+    EVALUATION,
+    INCEPTION,
+    JITTOR_ROWS,
+    PEAK,
+    PEERS,
+    SCORING,
+    SECONDS,
+    SHARE,
+    STEP,
+    Rounds,
+    Row,
+)
 from support import limits
 from support.flags import whole_number
 
@@ -108,9 +124,20 @@ def two(opt):
     show(opt.keep, "two_at_once", ["", BOTH, "to one after the other"], body, **rounds.facts())
 
 
-def profile(_):
+def scores(opt):
+    """An evaluation, in parts: seconds, and what they add to ten epochs."""
+    epoch, *rows = [Row("cgan", steps=opt.steps), *map(Row, list(SCORING) if opt.peers else ["scores"])]
+    rounds, body = Rounds([epoch, *rows], opt), []
+    ours = rows[0]
+    for row, what in [(row, INCEPTION) for row in rows] + [(ours, EVALUATION)]:
+        shares = [found[row][what] / (10 * found[epoch][SECONDS]) for found in rounds.rounds]
+        body.append([f"{what}: {SCORING[row.name]}", f"{rounds.median(row, what):.2f}", f"{median(shares):.1%}"])
+    show(opt.keep, "scores", ["", "seconds", "of ten epochs of cgan.py"], body, **rounds.facts())
+
+
+def profile(opt):
     """Where a step of cgan.py goes, by Jittor's profiler."""
-    subprocess.run([*JITTOR_ROWS, "profile"], check=True)
+    subprocess.run([*JITTOR_ROWS, "profile", *(["--keep"] if opt.keep else [])], check=True)
 
 
 def main():
@@ -125,6 +152,7 @@ def main():
     parser.add_argument("--reach", **shows(reach))
     parser.add_argument("--sizes", **shows(sizes))
     parser.add_argument("--two", **shows(two))
+    parser.add_argument("--scores", **shows(scores))
     parser.add_argument("--profile", **shows(profile))
     parser.add_argument("--peers", metavar="PYTHON", help="the Python that has PyTorch and JAX")
     parser.add_argument("--keep", action="store_true", help=KEEP)

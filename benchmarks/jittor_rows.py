@@ -18,11 +18,23 @@ from timeit import repeat
 import numpy as np
 
 import cgan
-from benchmarks.common import markdown
+import fid
+from benchmarks.common import show
 from benchmarks.plain import JITTORS_OWN
-from benchmarks.timing import CHANGES, STEP, WARM_UP, Row, measured, time_epochs
+from benchmarks.timing import (
+    CHANGES,
+    EVALUATION,
+    INCEPTION,
+    STEP,
+    WARM_UP,
+    Row,
+    best_of_two,
+    measured,
+    time_epochs,
+)
 from support import limits
 from support.device import jt, nn
+from support.evaluation import Evaluation
 from support.mnist import MNIST
 from support.runs import run
 from support.saved.log import read_log
@@ -140,6 +152,16 @@ def floor():
     return {STEP: products + adam, "products": products, "adam": adam}
 
 
+def scores():
+    """Returns the seconds of an evaluation, and of its longest part."""
+    opt = cgan.parse_flags(["--inception_weights", "original"])
+    evaluate = Evaluation(cgan.load_data(opt, train=False), opt, cgan.generate, fid, cgan.REAL_ABOVE)
+    some = cgan.load_data(opt, train=False)[range(opt.fid_samples)][0]
+    generator, discriminator = networks(opt)
+    whole = best_of_two(lambda: evaluate({"generator": generator, "discriminator": discriminator}, 1))
+    return {INCEPTION: best_of_two(lambda: fid.inception_features(some, evaluate.inception)), EVALUATION: whole}
+
+
 OPERATORS = {  # by how Jittor's profiler names them
     "stack«KIND:FORWARD": "layers: forward",
     "stack«KIND:BACKWARD": "layers: gradients but those of weights and inputs",
@@ -149,7 +171,7 @@ OPERATORS = {  # by how Jittor's profiler names them
 }
 
 
-def profile():
+def profile(keep):
     """Prints where a step goes, operator by operator, by Jittor's profiler."""
     train, dataloader = training(len(CHANGES))
     train(itertools.islice(dataloader, WARM_UP))
@@ -166,16 +188,16 @@ def profile():
     times["Python, the loader and Jittor's dispatch"] = step - sum(times.values())
     rows = [[name, str(round(counts[name] / PROFILED) or ""), f"{ms:.2f}"] for name, ms in times.items()]
     rows.sort(key=lambda row: -float(row[2]))
-    print(markdown(["", "times a step", "ms a step"], [*rows, ["a step", "", f"{step:.2f}"]]))
+    show(keep, "profile", ["", "times a step", "ms a step"], [*rows, ["a step", "", f"{step:.2f}"]])
 
 
 def main():
     what, *rest = sys.argv[1:]
     if what in ("profile", "save"):
-        return profile() if what == "profile" else save_experiment(*rest)
+        return profile("--keep" in rest) if what == "profile" else save_experiment(*rest)
     row = Row(**json.loads(what))
-    if row.name in ("cgan", "floor"):
-        found = whole_program(row) if row.name == "cgan" else floor()
+    if row.name in ("cgan", "floor", "scores"):
+        found = {"cgan": whole_program, "floor": lambda _: floor(), "scores": lambda _: scores()}[row.name](row)
     else:
         train, dataloader = training(0 if row.name == "plain" else int(row.name))
         found = time_epochs(train, lambda: itertools.islice(dataloader, row.steps))

@@ -13,7 +13,7 @@ from importlib import metadata
 
 import numpy as np
 
-from benchmarks.timing import WARM_UP, Row, time_epochs
+from benchmarks.timing import INCEPTION, WARM_UP, Row, best_of_two, time_epochs
 from support import limits
 
 
@@ -79,6 +79,24 @@ def pytorch(experiment, row, tuned=False, compiled=False):
             g_loss.item(), d_loss.item()
 
     return time_epochs(train, batches, None if compiled else WARM_UP)
+
+
+def pytorch_scores(experiment, row, scores=True, channels_last=False):
+    """The features of Inception-v3, with random weights; channels_last: its arrays are laid out so, which is faster."""
+    import torch
+    from torchvision.models import inception_v3
+
+    torch.set_num_threads(limits.cores())
+    model = inception_v3(weights=None, aux_logits=False, init_weights=False).eval()
+    model.fc = torch.nn.Identity()
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model, images = model.to(memory_format=layout), torch.rand(100, 3, 299, 299).to(memory_format=layout)
+
+    def inception():
+        with torch.inference_mode():
+            return [model(part) for part in images.split(50)]
+
+    return {INCEPTION: best_of_two(inception)}
 
 
 def jax(experiment, row, scan=False):
@@ -172,6 +190,7 @@ def main():
         experiment[network][1:-1] *= row.width
     framework, *ways = row.name.split()
     train, package = {"pytorch": (pytorch, "torch"), "jax": (jax, "jax")}[framework]
+    train = pytorch_scores if "scores" in ways else train
     found = train(experiment, row, **dict.fromkeys(ways, True))
     print(json.dumps({**found, "environment": {package: metadata.version(package)}}))
 

@@ -15,14 +15,17 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from timeit import repeat
 from typing import NamedTuple, Optional
 
 from support import limits
 
 SECONDS, STEP, SHARE, PEAK = "s an epoch", "ms a step", "epoch to its steps", "MB at most"
 BOTH = "ms for a step of two runs"
+INCEPTION, EVALUATION = "Inception, 100 images", "a whole evaluation"
 WARM_UP = 100  # batches
 PEERS = ["pytorch", "pytorch tuned", "pytorch compiled", "jax", "jax scan"]
+SCORING = {"scores": "cgan.py", "pytorch scores": "PyTorch", "pytorch scores channels_last": "PyTorch, channels last"}
 JITTOR_ROWS = [sys.executable, "-m", "benchmarks.jittor_rows"]
 CHANGES = ["images transformed once", "Adam in one operator", "layers in one operator"]
 WITHOUT_AVX512 = {
@@ -55,6 +58,11 @@ def time_epochs(train, batches, warm_up=WARM_UP):
     return measured(time.perf_counter() - start, batches())
 
 
+def best_of_two(function):
+    """Returns the seconds of the faster of two calls; a call that is not counted comes first."""
+    return min(repeat(function, setup=function, number=1, repeat=2))
+
+
 def measured(seconds, batches, whole_epoch=None):
     start = time.perf_counter()
     n_batches = sum(1 for _ in batches)
@@ -83,7 +91,7 @@ def copy_jaxlib(peers, folder):
 
 def run_row(row, peers, folder):
     """Returns what is measured of a row, in a process of its own or in several at once; folder: what peers need."""
-    command = [peers, "-m", "benchmarks.peer_rows"] if row.name in PEERS else JITTOR_ROWS
+    command = [peers, "-m", "benchmarks.peer_rows"] if row.name.startswith(("pytorch", "jax")) else JITTOR_ROWS
     cores = sorted(os.sched_getaffinity(0))[: row.threads and row.threads * row.at_once]
     command = ["taskset", "-c", ",".join(map(str, cores)), *command, json.dumps(row._asdict()), folder]
     environment = dict(os.environ)
@@ -97,7 +105,7 @@ def run_row(row, peers, folder):
         outputs = pool.map(lambda _: subprocess.check_output(command, text=True, env=environment), range(row.at_once))
         found = [json.loads(output.splitlines()[-1]) for output in outputs]
     print(row, found, file=sys.stderr, flush=True)
-    return {**found[0], BOTH: statistics.mean(one[STEP] for one in found) * 2 / row.at_once}
+    return {**found[0], BOTH: statistics.mean(one.get(STEP, 0) for one in found) * 2 / row.at_once}
 
 
 class Rounds:
@@ -107,7 +115,7 @@ class Rounds:
         """opt: how many rounds, and the peers' Python, as benchmarks/epoch_time.py takes them."""
         self.rows = list(rows)
         with tempfile.TemporaryDirectory() as folder:
-            if any(row.name in PEERS for row in self.rows):
+            if any(row.name.startswith(("pytorch", "jax")) for row in self.rows):
                 subprocess.run([*JITTOR_ROWS, "save", os.path.join(folder, "experiment.npz")], check=True)
             if any(row.name.startswith("jax") and not row.avx512 for row in self.rows):
                 copy_jaxlib(opt.peers, folder)
@@ -126,5 +134,6 @@ class Rounds:
     def facts(self):
         """Returns what a kept table says beside its own: what each row ran on, and its milliseconds round by round."""
         environments = {row.name: found["environment"] for row, found in self.rounds[0].items()}
-        steps = [{**row._asdict(), STEP: [round(found[row][STEP], 2) for found in self.rounds]} for row in self.rows]
+        rows = [row for row in self.rows if STEP in self.rounds[0][row]]
+        steps = [{**row._asdict(), STEP: [round(found[row][STEP], 2) for found in self.rounds]} for row in rows]
         return {"environments": environments, "steps": steps}

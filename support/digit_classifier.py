@@ -78,7 +78,7 @@ def find(data, path=None):
     return load(path) if read_classifier(path)["data"] == data else None
 
 
-def read_labels(model, images, batch_size=500):
+def read_labels(model, images, batch_size=100):
     """Returns (features (N, 128), labels (N,)) as arrays, for images (N, 1, S, S) in [-1, 1]."""
     features, labels = [], []
     with jt.no_grad():

@@ -14,7 +14,7 @@ from benchmarks.few_images import draw_features, sqrtm_distance
 from support import digit_classifier
 from support.device import jt, nn
 from support.images import Images
-from support.inception import without_padding
+from support.inception import average_later
 from support.inception_weights import ORIGINAL, PACKAGE
 from support.mnist import load_mnist
 from support.saved.statistics import save_statistics
@@ -182,9 +182,14 @@ def test_1008_classes_bring_the_pooling_of_the_network_that_fid_was_defined_with
     assert np.abs(features - reference["pool3"][:2]).max() > 0.1 * reference["pool3"].mean()
 
 
-def test_an_average_without_the_padding():
-    averaged = nn.pool(jt.ones((1, 2, 4, 5)), 3, "mean", stride=1, padding=1)
-    np.testing.assert_allclose(without_padding(averaged).numpy(), 1, rtol=1e-6)
+@pytest.mark.parametrize("count_padding", [True, False])
+def test_an_average_after_the_convolution_is_the_one_before_it(count_padding):
+    images, convolution = jt.randn(2, 6, 4, 5), nn.Conv(6, 3, 1, bias=False)
+    averaged = nn.pool(images, 3, "mean", stride=1, padding=1)
+    counted = 1 if count_padding else nn.pool(jt.ones((1, 1, 4, 5)), 3, "mean", stride=1, padding=1)
+    branch = argparse.Namespace(conv=convolution)
+    average_later(branch, count_padding)
+    np.testing.assert_allclose(branch.conv(images).numpy(), convolution(averaged / counted).numpy(), atol=1e-5)
 
 
 def test_batch_size_reaches_inception(monkeypatch):
