@@ -38,8 +38,6 @@ from support.saved.classifier import WEIGHTS
 from support.saved.paths import atomic_write
 from support.saved.statistics import Statistics, check_fit, new_file, save_statistics
 
-INCEPTION_BATCH = 10  # images that pass through Inception at a time: 50, which leave the caches, take longer
-
 
 def parse_flags(argv=None):
     """Returns the flags of the command line; ends with one line and status 2 if one is wrong."""
@@ -49,7 +47,7 @@ def parse_flags(argv=None):
     parser.add_argument("generated", type=image_source, nargs="?", help="the same; not needed with --save_stats")
     parser.add_argument("--features", choices=["inception", "digits"], default="inception", help="whose features")
     parser.add_argument("--inception_weights", type=weights_file, help="a file, jittor or original: docs/metrics.md")
-    parser.add_argument("--batch_size", type=whole_number(1), help="images at a time (default: 10, digits: 500)")
+    parser.add_argument("--batch_size", type=whole_number(1), help="images at a time (default: 10, on a GPU 50)")
     parser.add_argument("--save_stats", type=new_file, metavar="FILE", help="keep the statistics of real in this .npz")
     opt = parser.parse_args(argv)
     if opt.generated is None and not opt.save_stats:
@@ -57,7 +55,6 @@ def parse_flags(argv=None):
     if opt.save_stats and isinstance(opt.real, Statistics):
         parser.error("argument --save_stats: real is a file of statistics already")
     opt.weights = WEIGHTS if opt.features == "digits" else opt.inception_weights
-    opt.batch_size = opt.batch_size or (500 if opt.features == "digits" else INCEPTION_BATCH)
     try:
         check_fit((opt.real, opt.generated), opt.features, known_sha256(opt.weights))
     except ValueError as error:
@@ -73,6 +70,8 @@ from support.device import jt, nn
 from support.evaluation import in_parts
 from support.inception import find_weights, load_inception
 from support.mnist import load_mnist
+
+BATCH_SIZE = 50 if jt.flags.use_cuda else 10  # of Inception: on a CPU, more do not fit the caches and take longer
 
 
 def checked(features):
@@ -143,7 +142,7 @@ def kernel_distance(a, b):
     return float(mean_of_pairs(a) + mean_of_pairs(b) - 2 * total(a, b) / (len(a) * len(b)))
 
 
-def inception_features(images, weights=None, batch_size=INCEPTION_BATCH):
+def inception_features(images, weights=None, batch_size=BATCH_SIZE):
     """Returns Inception-v3's features after its global average pool: (N, 2048) float32.
 
     images: (N, 1 or 3, H, W) in [-1, 1], array or jittor Var; resized to 299 x 299 (bilinear), a single channel
@@ -211,8 +210,8 @@ def load_network(opt):
     """Returns the Network that the flags name, None if they name none and no images are to be seen by it."""
     if opt.features == "digits":
         model = digit_classifier.load(opt.weights)
-        settings = (lambda images: digit_classifier.read_labels(model, images)[0]), "L", digit_classifier.IMG_SIZE
-        return Network(*settings, sha256(opt.weights))
+        extract, size = (lambda images: digit_classifier.read_labels(model, images)[0]), digit_classifier.IMG_SIZE
+        return Network(extract, "L", size, sha256(opt.weights))
     if all(isinstance(source, Statistics) for source in (opt.real, opt.generated)):
         return None
     found = find_weights(opt.weights)
@@ -220,7 +219,7 @@ def load_network(opt):
         sys.exit(2)
     _, path = found
     model = load_inception(path)
-    return Network(lambda images: inception_features(images, model, opt.batch_size), "RGB", 299, sha256(path))
+    return Network(lambda images: inception_features(images, model, len(images)), "RGB", 299, sha256(path))
 
 
 def measure(name, source, network, batch_size):
@@ -248,7 +247,7 @@ def main(opt):
     for name, source in ("real", opt.real), ("generated", opt.generated):
         if source is None:
             return status
-        features, size = measure(name, source, network, opt.batch_size)
+        features, size = measure(name, source, network, opt.batch_size or BATCH_SIZE)
         features = features if features is None else checked(features)
         sets.append(features)
         if name == "real" and opt.save_stats:

@@ -20,7 +20,7 @@ def main():
     from support import digit_classifier  # not above: flags are checked before Jittor compiles
     from support.mnist import load_mnist
 
-    (_, labels), _ = digit_classifier.split()
+    _, labels = digit_classifier.split(seen=True)
     data = {name: (images, labels) for name, images in draw_seeded(parser, opt.generator, labels).items()}
     images, digits = load_mnist(False, digit_classifier.IMG_SIZE).arrays()
     rows = []

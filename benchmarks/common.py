@@ -86,7 +86,7 @@ def real_and_drawn(parser, paths):
 
     drawn = draw_seeded(parser, paths, load_mnist(train=False).arrays()[1])
     img_size = next(iter(drawn.values())).shape[-1]
-    return split(img_size)[1], load_mnist(False, img_size).arrays(), drawn
+    return split(seen=False, img_size=img_size), load_mnist(False, img_size).arrays(), drawn
 
 
 def digit_features(images):

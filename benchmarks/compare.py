@@ -2,8 +2,7 @@
 
     python -m benchmarks.compare                trains what is missing, a run on every core, then prints the tables
     python -m benchmarks.compare --table        the tables of the logs that are there, and what is missing
-    python -m benchmarks.compare --search       the same of the flags that were tried for a best, on seeds that decide
-                                                nothing
+    python -m benchmarks.compare --search       the same of the flags that were tried for a best
 
 Every run has a folder of its own, compared/<configuration>/seed<seed>, and goes on there where it was stopped; what it
 prints is in seed<seed>.txt beside it. The log of a finished one is copied to
@@ -45,16 +44,14 @@ CONFIGURATIONS = {
     "two_rates": ({"lr_d": 0.0004}, 3),
     PLAIN: ({"n_epochs": FEW_EPOCHS}, 5),
 }
-# The same of what was tried for a best, on seeds of its own
-SEARCH, FIRST_SEARCHED = (
-    {
-        "search/rate": ({"lr_d": 0.0004, "keep": 10}, 3),
-        "search/rate_b2": ({"lr_d": 0.0004, "b2": 0.99, "keep": 10}, 3),
-        "search/rate_dropout": ({"lr_d": 0.0004, "dropout": True, "keep": 10}, 1),
-        "search/b2": ({"b2": 0.99, "keep": 10}, 1),
-    },
-    10,
-)
+# What was tried for a best, in the same way but for the seeds, which are not those that decide
+SEARCH = {
+    "search/rate": ({"lr_d": 0.0004}, 3),
+    "search/rate_b2": ({"lr_d": 0.0004, "b2": 0.99}, 3),
+    "search/rate_dropout": ({"lr_d": 0.0004, "dropout": True}, 1),
+    "search/b2": ({"b2": 0.99}, 1),
+}
+FIRST_SEARCHED = 10
 EMA = ", ema"  # how the row of the running average ends
 LOGS = os.path.join(PROJECT, "results", "compared")
 # {metric: digits}; balance is the discriminator's loss over the generator's
@@ -62,10 +59,11 @@ SCORES = {"label_accuracy": 4, "digit_fid": 1}
 METRICS = {"d_loss": 3, "g_loss": 3, "balance": 2, "d_accuracy": 2, "breakdowns": 0, **SCORES}
 
 
-def planned(configurations=CONFIGURATIONS, first=0):
-    """Returns [(configuration, {flag: value})] of all runs, in the tables' order; their seeds count from `first`."""
+def planned(search=False):
+    """Returns [(configuration, {flag: value})] of all runs, in the tables' order."""
+    configurations, first, shared = (SEARCH, FIRST_SEARCHED, {"keep": 10}) if search else (CONFIGURATIONS, 0, {})
     planned = ((name, flags, first + i) for name, (flags, n) in configurations.items() for i in range(n))
-    return [(name, {**SHARED, **flags, "seed": seed}) for name, flags, seed in planned]
+    return [(name, {**SHARED, **shared, **flags, "seed": seed}) for name, flags, seed in planned]
 
 
 def kept_log(name, seed):
@@ -146,13 +144,13 @@ def measures(log):
     return found
 
 
-def read_rows():
-    """Returns {row: {epoch: {metric: its values over the seeds}}} of the finished runs, rows in the tables' order.
+def kept_logs(planned):
+    """Yields (configuration, log) of these runs that are finished.
 
-    Ends the program with one line if a log is of other flags.
+    Ends the program with one line if a log is of other flags, or scored by another classifier than those before it.
     """
-    rows = {}
-    for name, flags in planned():
+    classifiers = set()
+    for name, flags in planned:
         path = kept_log(name, flags["seed"])
         if not os.path.exists(path):
             continue
@@ -161,6 +159,16 @@ def read_rows():
         others.update(*(change.get("config", ()) for change in log["changes"]))
         if others:
             sys.exit(f"{path} is of another {' and '.join(sorted(others))}")
+        classifiers.update(row.get("classifier_sha256") for row in log["evaluations"])
+        if len(classifiers) > 1:
+            sys.exit(f"{path} is scored by another classifier than the logs before it")
+        yield name, log
+
+
+def read_rows():
+    """Returns {row: {epoch: {metric: its values over the seeds}}} of the finished runs, rows in the tables' order."""
+    rows = {}
+    for name, log in kept_logs(planned()):
         for epoch, scores in measures(log):
             for row, values in {name: {**scores, **scores["generator"]}, name + EMA: scores}.items():
                 metrics = rows.setdefault(row, {}).setdefault(epoch, {})
@@ -232,16 +240,13 @@ def course(rows, columns=None):
 def search_table():
     """Returns the Markdown table of what was tried for a best: the scores of the running averages, run by run."""
     body = []
-    for name, flags in planned(SEARCH, FIRST_SEARCHED):
-        if not os.path.exists(kept_log(name, flags["seed"])):
-            continue
-        found = measures(read_log(kept_log(name, flags["seed"])))
+    for name, log in kept_logs(planned(search=True)):
+        found = measures(log)
         lowest, scores = min(found, key=lambda epoch: epoch[1]["digit_fid"])
         _, last = found[-1]
-        tried = {**SEARCH[name][0], "ema": SHARED["ema"], "keep": None}
-        tried = command_line({f"--{flag}": value for flag, value in tried.items()})
-        row = [f"`{' '.join(tried)}`", flags["seed"], f"{scores['digit_fid']:.1f}", lowest, f"{last['digit_fid']:.1f}"]
-        body.append([*map(str, row), str(last["breakdowns"])])
+        flags = {f"--{flag}": value for flag, value in {**SEARCH[name][0], "ema": SHARED["ema"]}.items()}
+        row = [f"`{' '.join(command_line(flags))}`", log["config"]["seed"], f"{scores['digit_fid']:.1f}", lowest]
+        body.append([*map(str, row), f"{last['digit_fid']:.1f}", str(last["breakdowns"])])
     return markdown(["flags", "seed", "lowest digit FID", "at epoch", "at the end", "breakdowns"], body)
 
 
@@ -269,7 +274,7 @@ def main():
     parser.add_argument("--search", action="store_true", help="what was tried for a best")
     parser.add_argument("--output_dir", default="compared", help="where the runs go")
     opt = parser.parse_args()
-    runs = planned(SEARCH, FIRST_SEARCHED) if opt.search else planned()
+    runs = planned(opt.search)
     if not opt.table:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, frame: sys.exit(128 + number))

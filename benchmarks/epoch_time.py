@@ -126,13 +126,14 @@ def two(opt):
 
 def scores(opt):
     """An evaluation, in parts: seconds, and what they add to ten epochs."""
-    epoch, *rows = [Row("cgan", steps=opt.steps), *map(Row, list(SCORING) if opt.peers else ["scores"])]
+    epoch, *rows = [Row("cgan"), *map(Row, list(SCORING) if opt.peers else ["scores"])]
     rounds, body = Rounds([epoch, *rows], opt), []
     ours = rows[0]
     for row, what in [(row, INCEPTION) for row in rows] + [(ours, EVALUATION)]:
         shares = [found[row][what] / (10 * found[epoch][SECONDS]) for found in rounds.rounds]
-        body.append([f"{what}: {SCORING[row.name]}", f"{rounds.median(row, what):.2f}", f"{median(shares):.1%}"])
-    show(opt.keep, "scores", ["", "seconds", "of ten epochs of cgan.py"], body, **rounds.facts())
+        cells = f"{rounds.median(row, what):.2f}", f"{median(shares):.1%}", f"{rounds.median(row, PEAK):.0f}"
+        body.append([f"{what}: {SCORING[row.name]}", *cells])
+    show(opt.keep, "scores", ["", "seconds", "of ten epochs of cgan.py", PEAK], body, **rounds.facts())
 
 
 def profile(opt):

@@ -1,6 +1,6 @@
 """The rows of benchmarks/epoch_time.py in Jittor, each printed as JSON, and the profile of a step.
 
-python -m benchmarks.jittor_rows '{"name": "plain|cgan|floor|NUMBER OF CHANGES"}'        a Row of timing.py
+python -m benchmarks.jittor_rows '{"name": "plain|cgan|floor|scores|NUMBER OF CHANGES"}'        a Row of timing.py
 python -m benchmarks.jittor_rows profile
 """
 
@@ -25,11 +25,13 @@ from benchmarks.timing import (
     CHANGES,
     EVALUATION,
     INCEPTION,
+    PEAK,
     STEP,
     WARM_UP,
     Row,
     best_of_two,
     measured,
+    peak,
     time_epochs,
 )
 from support import limits
@@ -133,7 +135,7 @@ def product_ms(rows, n_in, n_out):
     return min(times)
 
 
-def floor():
+def floor(_):
     generator, discriminator = (list(zip(sizes, sizes[1:])) for sizes in layer_sizes().values())
 
     def layers(shapes, rows):
@@ -152,14 +154,15 @@ def floor():
     return {STEP: products + adam, "products": products, "adam": adam}
 
 
-def scores():
+def scores(_):
     """Returns the seconds of an evaluation, and of its longest part."""
     opt = cgan.parse_flags(["--inception_weights", "original"])
     evaluate = Evaluation(cgan.load_data(opt, train=False), opt, cgan.generate, fid, cgan.REAL_ABOVE)
     some = cgan.load_data(opt, train=False)[range(opt.fid_samples)][0]
     generator, discriminator = networks(opt)
     whole = best_of_two(lambda: evaluate({"generator": generator, "discriminator": discriminator}, 1))
-    return {INCEPTION: best_of_two(lambda: fid.inception_features(some, evaluate.inception)), EVALUATION: whole}
+    inception = best_of_two(lambda: fid.inception_features(some, evaluate.inception))
+    return {INCEPTION: inception, EVALUATION: whole, PEAK: peak()}
 
 
 OPERATORS = {  # by how Jittor's profiler names them
@@ -197,7 +200,7 @@ def main():
         return profile("--keep" in rest) if what == "profile" else save_experiment(*rest)
     row = Row(**json.loads(what))
     if row.name in ("cgan", "floor", "scores"):
-        found = {"cgan": whole_program, "floor": lambda _: floor(), "scores": lambda _: scores()}[row.name](row)
+        found = {"cgan": whole_program, "floor": floor, "scores": scores}[row.name](row)
     else:
         train, dataloader = training(0 if row.name == "plain" else int(row.name))
         found = time_epochs(train, lambda: itertools.islice(dataloader, row.steps))

@@ -38,13 +38,17 @@ WITHOUT_AVX512 = {
 class Row(NamedTuple):
     """What is timed, and with what."""
 
-    name: str  # one of PEERS, or what jittor_rows.py knows
+    name: str  # one of PEERS or SCORING, or what jittor_rows.py knows
     threads: Optional[int] = None  # on as many cores; None: on all, with as many threads as OMP_NUM_THREADS says
     batch_size: int = 64
     steps: Optional[int] = None  # of an epoch at most
     width: int = 1  # of the hidden layers, in multiples of cgan.py's
     avx512: bool = True  # whether it may be used
     at_once: int = 1  # how many run at once
+
+
+def is_peer(row):
+    return row.name.startswith(("pytorch", "jax"))
 
 
 def time_epochs(train, batches, warm_up=WARM_UP):
@@ -60,7 +64,8 @@ def time_epochs(train, batches, warm_up=WARM_UP):
 
 def best_of_two(function):
     """Returns the seconds of the faster of two calls; a call that is not counted comes first."""
-    return min(repeat(function, setup=function, number=1, repeat=2))
+    function()
+    return min(repeat(function, number=1, repeat=2))
 
 
 def measured(seconds, batches, whole_epoch=None):
@@ -70,8 +75,12 @@ def measured(seconds, batches, whole_epoch=None):
     seconds_a_step = (seconds - loading) / n_batches
     whole_epoch = whole_epoch or seconds
     share = whole_epoch / (n_batches * seconds_a_step)
-    peak = int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1]) * 1024 / 1e6
-    return {SECONDS: whole_epoch, STEP: 1000 * seconds_a_step, SHARE: share, PEAK: peak}
+    return {SECONDS: whole_epoch, STEP: 1000 * seconds_a_step, SHARE: share, PEAK: peak()}
+
+
+def peak():
+    """Returns the most memory that this process has taken so far, in megabytes."""
+    return int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1]) * 1024 / 1e6
 
 
 def copy_jaxlib(peers, folder):
@@ -91,7 +100,7 @@ def copy_jaxlib(peers, folder):
 
 def run_row(row, peers, folder):
     """Returns what is measured of a row, in a process of its own or in several at once; folder: what peers need."""
-    command = [peers, "-m", "benchmarks.peer_rows"] if row.name.startswith(("pytorch", "jax")) else JITTOR_ROWS
+    command = [peers, "-m", "benchmarks.peer_rows"] if is_peer(row) else JITTOR_ROWS
     cores = sorted(os.sched_getaffinity(0))[: row.threads and row.threads * row.at_once]
     command = ["taskset", "-c", ",".join(map(str, cores)), *command, json.dumps(row._asdict()), folder]
     environment = dict(os.environ)
@@ -105,7 +114,9 @@ def run_row(row, peers, folder):
         outputs = pool.map(lambda _: subprocess.check_output(command, text=True, env=environment), range(row.at_once))
         found = [json.loads(output.splitlines()[-1]) for output in outputs]
     print(row, found, file=sys.stderr, flush=True)
-    return {**found[0], BOTH: statistics.mean(one.get(STEP, 0) for one in found) * 2 / row.at_once}
+    if row.at_once > 1 or STEP in found[0]:
+        found[0][BOTH] = statistics.mean(one[STEP] for one in found) * 2 / row.at_once
+    return found[0]
 
 
 class Rounds:
@@ -115,7 +126,7 @@ class Rounds:
         """opt: how many rounds, and the peers' Python, as benchmarks/epoch_time.py takes them."""
         self.rows = list(rows)
         with tempfile.TemporaryDirectory() as folder:
-            if any(row.name.startswith(("pytorch", "jax")) for row in self.rows):
+            if any(map(is_peer, self.rows)):
                 subprocess.run([*JITTOR_ROWS, "save", os.path.join(folder, "experiment.npz")], check=True)
             if any(row.name.startswith("jax") and not row.avx512 for row in self.rows):
                 copy_jaxlib(opt.peers, folder)

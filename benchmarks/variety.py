@@ -3,11 +3,12 @@
     python -m benchmarks.variety                            the reference run's generator and the best one
     python -m benchmarks.variety --generator checkpoint.npz --picture nearest.png       another, or several
 
-Prints the label accuracy and digit FID of 10,000 generated digits beside their ends, real digits and noise; then how
-digits lie beside the 10,000 test images, and how far each is from the nearest of 10,000 training images and from the
-nearest test image. Copies would lie near training images and not near test images. Every distance is between the digit
-classifier's features of two images. The real digits and the training images of these tables are those that it never
-saw; the generators did. The picture shows 20 digits of the last generator, each above the nearest training image.
+Prints label accuracy and digit FID of 10,000 digits of each generator, of as many real ones and of noise; then how they
+lie beside the 10,000 test images, and how far each is from the nearest of 10,000 training images and from the nearest
+test image. Copies would lie near training images and not near test images. Every distance is between the digit
+classifier's features of two images. The real digits, which are also the training images of the last table, are those
+that it never saw; the generators did. The picture shows 20 digits of the last generator, each above the nearest of all
+training images.
 """
 
 import numpy as np
@@ -78,17 +79,17 @@ def main():
     from fid import frechet_distance  # not above: flags are checked before Jittor compiles
     from support.digit_classifier import load, read_labels, split
 
-    (others, _), _ = split(real.shape[-1])
-    classifier, rows, of_drawn = load(), [], {}
-    of_real, of_test, of_others = (read_labels(classifier, images)[0] for images in (real, test, others))
+    others, _ = split(seen=True, img_size=real.shape[-1])
+    others, rows, of = others if opt.picture else others[: len(test)], [], {}
     noise = np.random.default_rng(0).uniform(-1, 1, test.shape).astype(np.float32)
+    of_others, of_test = (read_labels(load(), images)[0] for images in (others, test))
     for name, images in {UNSEEN: real, **drawn, "random noise": noise}.items():
-        of_drawn[name], read = read_labels(classifier, images)
+        of[name], read = read_labels(load(), images)
         accuracy = (read == (real_labels if name == UNSEEN else labels)).mean()
-        rows.append([name, f"{accuracy:.4f}", f"{frechet_distance(of_drawn[name], of_test):.2f}"])
+        rows.append([name, f"{accuracy:.4f}", f"{frechet_distance(of[name], of_test):.2f}"])
     show(opt.keep, "scale", ["images", "label accuracy", "digit FID"], rows)
 
-    of_drawn = {name: of_drawn[name] for name in drawn}
+    of_real, of_drawn = of[UNSEEN], {name: of[name] for name in drawn}
     scores = {name: variety(of_test, features) for name, features in {UNSEEN: of_real, **of_drawn}.items()}
     rows = [[name, *(f"{value:.3f}" for value in metrics.values())] for name, metrics in scores.items()]
     show(opt.keep, "variety", ["", *scores[UNSEEN]], rows)

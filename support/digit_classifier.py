@@ -23,7 +23,7 @@ from support.saved.classifier import WEIGHTS, read_classifier
 from support.saved.paths import atomic_write
 
 IMG_SIZE = 32
-KEPT_BACK = 6  # one training image in so many is kept from the classifier
+KEPT_BACK = 6  # one in so many of MNIST's training images is kept from the classifier
 
 
 class DigitClassifier(nn.Module):
@@ -103,14 +103,11 @@ def reading(path, images):
     return f", read as {('' if max(map(len, config['labels'])) == 1 else ' ').join(names)} by a classifier"
 
 
-def split(img_size=IMG_SIZE, data_root=None):
-    """Returns (images, labels) that the classifier learns from, and those of the training set that it never sees.
-
-    They are drawn once and for all. data_root: as support.mnist.load_mnist takes it.
-    """
-    images, labels = load_mnist(True, img_size, data_root).arrays()
-    order = np.random.default_rng(0).permutation(len(images))
-    return [(images[picked], labels[picked]) for picked in np.split(order, [len(images) - len(images) // KEPT_BACK])]
+def split(seen, img_size=IMG_SIZE):
+    """Returns the images and labels of MNIST's training set that the classifier learns from, or those it never sees."""
+    dataset = load_mnist(True, img_size)
+    numbers = np.arange(dataset.total_len)
+    return dataset[numbers[(numbers % KEPT_BACK > 0) == seen]]
 
 
 def shift(images, rng, most=2):
@@ -125,12 +122,16 @@ def shift(images, rng, most=2):
 def train(data=None, data_root=None, n_epochs=8, batch_size=128, lr=0.002, seed=0):
     """Trains a classifier, with a learning rate that falls to 0; returns it.
 
-    data: images (N, 1, S, S) in [-1, 1] and labels (N,) int32; None for those that split() has for it in data_root,
-    whose test images the accuracy is printed of.
+    data: images (N, 1, S, S) in [-1, 1] and labels (N,) int32; None for the training images of data_root, as
+    support.mnist.load_mnist takes it, or those of MNIST that split() has for it. The accuracy that is printed is on the
+    test images.
     """
     jt.set_global_seed(seed)
     rng = np.random.default_rng(seed)
-    images, labels = data or split(data_root=data_root)[0]
+    if data is None:
+        own = idx.data_facts(data_root) != idx.MNIST
+        data = load_mnist(True, IMG_SIZE, data_root).arrays() if own else split(seen=True)
+    images, labels = data
     test_images, test_labels = load_mnist(False, IMG_SIZE, data_root).arrays()
     model, batch_size = DigitClassifier(idx.data_facts(data_root).n_labels), min(batch_size, len(images))
     optimizer = nn.Adam(model.parameters(), lr)

@@ -135,16 +135,17 @@ class Evaluation:
 
         digit_fid: Fréchet distance to the test images, on the classifier's features; label_fid if they are no digits.
         label_accuracy, class_accuracy: how often the classifier, whose SHA-256 is classifier_sha256, reads the label
-        asked for, in all and by class. {} without a classifier.
+        asked for, in all and by class, None for one without test images. {} without a classifier.
         """
         if not self.classifier:
             return {}
         features, read = digit_classifier.read_labels(self.classifier, images)
-        labels = self.test_labels
+        right = read == self.test_labels
+        classes = [right[self.test_labels == label] for label in range(self.facts.n_labels)]
         return {
             self.label_fid: self.fid.frechet_distance(features, self.test_features),
-            "label_accuracy": float((read == labels).mean()),
-            "class_accuracy": [float((read[labels == label] == label).mean()) for label in np.unique(labels)],
+            "label_accuracy": float(right.mean()),
+            "class_accuracy": [float(found.mean()) if len(found) else None for found in classes],
             "classifier_sha256": self.classifier.sha256,
         }
 

@@ -11,14 +11,14 @@ AVERAGING = "5b 5c 5d 6b 6c 6d 6e 7b 7c".split()  # blocks in which one branch a
 
 
 def pool(x, kernel_size, op, padding=0, stride=None):
-    """Is nn.pool, but leaves averages to average_later()."""
+    """Is nn.pool, but leaves x as it is for an average: average_later() has put that behind a convolution."""
     return x if op == "mean" else nn.pool(x, kernel_size, op, padding, stride)
 
 
 def average_later(branch, count_padding):
-    """Has a branch average after its 1 x 1 convolution, of fewer channels: to rounding the same, and faster.
+    """Has a branch average after its 1 x 1 convolution, which has fewer channels: the same, to rounding, and faster.
 
-    So is Jittor's average with ceil_mode, which changes no shape at stride 1.
+    ceil_mode has Jittor compile one loop for the average; at stride 1 it changes no shape.
     """
     average = nn.AvgPool2d(3, stride=1, padding=1, ceil_mode=True, count_include_pad=count_padding)
     branch.conv = nn.Sequential(branch.conv, average)
@@ -36,8 +36,8 @@ def load_inception(weights=None):
     # A path that find_weights returned was read and checked a moment ago
     path = weights if os.path.isabs(weights or "") else inception_sources.find(weights, jt.compiler.ck_path)[1]
     arrays, original = read_weights(path)
-    jt.models.inception.nn = SimpleNamespace(**{**vars(nn), "pool": pool})
     model = jt.models.inception_v3(aux_logits=False)
+    execute, blocks = model.execute, jt.models.inception
     model.fc = nn.Identity()
     model.load_state_dict(arrays)
     for block in AVERAGING[:-1] if original else AVERAGING:
@@ -50,6 +50,15 @@ def load_inception(weights=None):
             return jt.concat([*last._forward(x)[:-1], pooled], dim=1)
 
         last.execute = with_maximum  # its pooling is no average
+
+    def without_averages(x):
+        blocks.nn = SimpleNamespace(**{**vars(nn), "pool": pool})  # what the blocks' functions know as nn
+        try:
+            return execute(x)
+        finally:
+            blocks.nn = nn
+
+    model.execute = without_averages
     model.eval()
     return model
 

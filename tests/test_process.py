@@ -214,7 +214,8 @@ def test_a_notebook_keeps_its_ctrl_c(ipython, thread):
 
 
 # Cells that follow those of the notebook: a run is stopped as its first epoch is saved, then another takes over.
-# Not while ipykernel writes, whose lock does not bear it; and again, as Python ignores what reaches a destructor
+# An interrupt within ipykernel's write would leave its lock taken. One that reaches a __del__ is dropped by Python: if
+# nothing has come of it after half a minute, another is sent
 STOP = """import os, signal, sys, threading, time, traceback
 def writes():
     return "iostream" in str(traceback.extract_stack(sys._current_frames()[threading.main_thread().ident]))
@@ -223,7 +224,7 @@ def stop():
     while sys.modules["support.runs.process"].held:
         while writes(): time.sleep(0.001)
         os.killpg(0, signal.SIGINT)
-        time.sleep(5)
+        for _ in range(300): sys.modules["support.runs.process"].held and time.sleep(0.1)
 threading.Thread(target=stop).start()
 %run cgan.py --n_epochs 99 --max_batches 20 --inception_weights none --output_dir trial/stopped"""
 QUICK = "--overwrite --n_epochs 2 --max_batches 60 --inception_weights none"

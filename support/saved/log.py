@@ -161,9 +161,13 @@ def table_of(log):
 
 
 def best_epoch(log):
-    """Returns the epoch whose digit FID (label FID, if the images are no digits) is the lowest, None without any."""
-    scores = [(row.get("digit_fid", row.get("label_fid")), row["epoch"]) for row in log["evaluations"]]
-    return min((score for score in scores if is_number(score[0])), default=(None, None))[1]
+    """Returns the epoch whose digit FID (label FID, if the images are no digits) is the lowest, None without any.
+
+    Only those count that the last one's classifier has scored.
+    """
+    scores = [(row.get("digit_fid", row.get("label_fid")), row) for row in log["evaluations"]]
+    scores = [(score, row["epoch"], row.get("classifier_sha256")) for score, row in scores if is_number(score)]
+    return min((score for score in scores if score[2] == scores[-1][2]), default=(None, None))[1]
 
 
 def run_name(output_dir):
