@@ -126,6 +126,15 @@ def test_a_log_of_other_flags_is_refused(logs):
         compare.read_rows()
 
 
+def test_logs_of_two_classifiers_are_not_mixed(logs):
+    path = logs[0] / "lr_d" / "seed1.json"
+    log = json.loads(path.read_text())
+    log["evaluations"][0]["classifier_sha256"] = "another"
+    path.write_text(json.dumps(log))
+    with pytest.raises(SystemExit, match=r"seed1.json is scored by another classifier than the logs before it$"):
+        compare.read_rows()
+
+
 @pytest.mark.slow
 def test_a_run_that_fails_lets_the_others_go_on(monkeypatch, tmp_path):
     runs = []
