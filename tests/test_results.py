@@ -26,7 +26,7 @@ COMPARED = sorted(
     Path(compare.kept_log(name, flags["seed"])) for name, flags in compare.planned() if name != compare.PLAIN
 )
 NO_FILE_YET = {"accuracy_score", "few_images_inception", "sqrtm", "epoch_time", "gains"}  # --keep makes them anew
-GENERATORS = {"reference": "reference/log.json", "best": "compared/two_rates/seed2.json"}  # {folder: its run's log}
+GENERATORS = ["reference", "best"]
 
 
 def log(name):
@@ -192,19 +192,19 @@ def test_the_first_epoch_is_trained_again(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", GENERATORS)
-def test_the_committed_generators_score_what_their_logs_say(folder):
+def test_the_committed_generators_score_what_the_table_says(folder):
     path = ROOT / "results" / folder / "generator.npz"
     config, _, data = read_generator(path)
-    last = log(GENERATORS[folder])["evaluations"][-1]
+    rows = json.loads((Path(common.KEPT) / "scale.json").read_text())["rows"]
+    (said,) = [[float(cell) for cell in cells] for name, *cells in rows if name == f"results/{folder}/generator.npz"]
     opt = cgan.flag_parser().with_defaults(config)
     evaluate = evaluation.Evaluation(cgan.load_data(opt, train=False), opt, cgan.generate, cgan.fid, cgan.REAL_ABOVE)
     assert data == evaluate.facts.sha256
     evaluate.load()
-    draw, rng = partial(cgan.generate, cgan.load_generator(path)), np.random.default_rng(5)
+    draw, rng = partial(cgan.generate, cgan.load_generator(path)), np.random.default_rng(0)  # as the table
     scores = evaluate.label_scores(draw(rng.standard_normal((10000, opt.latent_dim)), evaluate.test_labels))
     assert scores["label_accuracy"] >= 0.985 and min(scores["class_accuracy"]) >= 0.95
-    assert abs(scores["label_accuracy"] - last["label_accuracy"]) < 0.005  # other noise, weights in float16
-    assert abs(scores["digit_fid"] / last["digit_fid"] - 1) < 0.1
+    assert [scores["label_accuracy"], scores["digit_fid"]] == pytest.approx(said, rel=0.01)  # on another processor
 
 
 @pytest.mark.parametrize(
