@@ -28,12 +28,11 @@ def show(keep, name, head, rows, **facts):
     print(markdown(head, rows) + "\n")
     if not keep:
         return
-    from support.runs.run import describe_processor, output_of  # not above, as it loads Jittor
+    from support.runs.run import describe_code, describe_processor  # not above, as it loads Jittor
 
-    commit = output_of("git", "describe", "--always", "--dirty")
     made = {
         "command": " ".join(["python", "-m", f"benchmarks.{os.path.basename(sys.argv[0])[:-3]}", *sys.argv[1:]]),
-        "commit": commit and commit.decode().strip(),
+        "commit": describe_code(),
         "machine": f"{describe_processor()}, {limits.cores()} cores",
         "date": datetime.date.today().isoformat(),
     }
