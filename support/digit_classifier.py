@@ -104,10 +104,14 @@ def reading(path, images):
 
 
 def split(seen, img_size=IMG_SIZE):
-    """Returns the images and labels of MNIST's training set that the classifier learns from, or those it never sees."""
+    """Returns the images and labels of MNIST's training set that the classifier learns from, or those it never sees.
+
+    They are drawn: MNIST's two kinds of writers alternate, so that every sixth image would be of one kind.
+    """
     dataset = load_mnist(True, img_size)
-    numbers = np.arange(dataset.total_len)
-    return dataset[numbers[(numbers % KEPT_BACK > 0) == seen]]
+    order = np.random.RandomState(0).permutation(dataset.total_len)  # unlike a Generator's, the same in every NumPy
+    unseen = dataset.total_len // KEPT_BACK
+    return dataset[order[unseen:] if seen else order[:unseen]]
 
 
 def shift(images, rng, most=2):
