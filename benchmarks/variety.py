@@ -95,10 +95,13 @@ def main():
     show(opt.keep, "variety", ["", *scores[UNSEEN]], rows)
     rows = []
     for name, features in {"other training digits": of_others[: len(test)], **of_drawn}.items():
-        distances = [nearest(features, near)[1] for near in (of_real, of_test)]
+        distances = to_training, to_test = [nearest(features, near)[1] for near in (of_real, of_test)]
+        first = np.argsort(np.minimum(to_training, to_test))[: len(features) // 100]
         rows.append([name, *(f"{np.percentile(found, share):.2f}" for share in (1, 50) for found in distances)])
+        rows[-1].append(str((to_training < to_test)[first].sum()))
     head = [f"{share}, to {images}" for share in ("first percentile", "median") for images in ("training", "test")]
-    show(opt.keep, "copies", ["distance to the nearest of 10,000", *(f"{which} images" for which in head)], rows)
+    head = ["distance to the nearest of 10,000", *(f"{which} images" for which in head)]
+    show(opt.keep, "copies", [*head, f"of the nearest {len(first)}, to a training image"], rows)
     if opt.picture:
         from support.pages import pictures
 
