@@ -15,6 +15,7 @@ within the report's are Student's, run by run. Their intervals of 95% hold each 
 only where p is below 0.05 after Holm's correction over the whole table.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -22,9 +23,10 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from benchmarks import differences
-from benchmarks.common import markdown
+from benchmarks.common import KEPT, markdown
 from support import limits
 from support.flags import Parser, command_line
 from support.saved.log import name_of, read_log
@@ -204,6 +206,12 @@ def table(rows, epochs):
     return markdown(["", "flags", "n", *(name_of(metric)[0] for metric in METRICS)], body)
 
 
+def as_good(metric, metrics):
+    """Returns whether a label accuracy is at least that of real digits, which the classifier never saw."""
+    (_, accuracy, _), *_ = json.loads(Path(KEPT, "scale.json").read_text())["rows"]
+    return metric == "label_accuracy" and statistics.mean(metrics[metric]) >= float(accuracy)
+
+
 def beside_report(rows, epochs):
     """Returns what differences.table takes: every row beside the report's. An average has the balance of its run."""
     found, compared = means(rows, epochs), {}
@@ -211,7 +219,7 @@ def beside_report(rows, epochs):
         base = REPORT + row.endswith(EMA) * EMA
         for metric in SCORES if row.endswith(EMA) else ("balance", *SCORES):
             others = None if row == base else found[base][metric]
-            compared[row, name_of(metric)[0]] = metrics[metric], others, METRICS[metric]
+            compared[row, name_of(metric)[0]] = metrics[metric], others, METRICS[metric], as_good(metric, metrics)
     return compared
 
 
@@ -225,7 +233,8 @@ def within_report(rows):
         before, after = means(rows, epochs)[row], means(rows, others)[other]
         for metric in ("balance", "d_accuracy", *SCORES) if what == course else SCORES:
             changes = [later - earlier for earlier, later in zip(before[metric], after[metric])]
-            compared[what, name_of(metric)[0]] = changes, [0.0] * len(changes), METRICS[metric]
+            zeros = [0.0] * len(changes)
+            compared[what, name_of(metric)[0]] = changes, zeros, METRICS[metric], as_good(metric, after)
     return compared
 
 

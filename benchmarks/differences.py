@@ -7,6 +7,8 @@ from scipy import stats
 
 from benchmarks.common import markdown
 
+REACHED = "reaches real digits"
+
 
 def welch(values, others):
     """Returns the difference of the means, half its interval of 95% and p; of zeros as others, Student's of values."""
@@ -29,14 +31,25 @@ def judged(pairs):
     return found
 
 
+def verdicts(compared):
+    """Returns {names: what judged() finds} of {names: (values, others or None, digits, as good as real)}.
+
+    What is as good as real digits is not called higher: it would be no better.
+    """
+    pairs = {names: (values, others) for names, (values, others, *_) in compared.items() if others}
+    found = dict(zip(pairs, judged(list(pairs.values()))))
+    for names, (*numbers, words) in found.items():
+        found[names] = *numbers, REACHED if words == "higher" and compared[names][-1] else words
+    return found
+
+
 def table(head, compared):
-    """Returns the Markdown table of {(what, of which metric): (values, others or None, digits)}."""
-    body, results = [], judged([pair for *pair, _ in compared.values() if pair[1]])
-    verdict = f"after Holm, of {len(results)}"
-    for names, (values, others, digits) in compared.items():
+    """Returns the Markdown table of {(what, of which metric): ...} as verdicts() takes it."""
+    body, found = [], verdicts(compared)
+    for names, (values, _, digits, _) in compared.items():
         body.append([*names, ", ".join(f"{value:.{digits}f}" for value in values), "", ""])
-        if others:
-            difference, width, p, words = results.pop(0)
+        if names in found:
+            difference, width, p, words = found[names]
             ends = f"{difference - width:+.{digits}f} to {difference + width:+.{digits}f}"
             body[-1][3:] = f"{difference:+.{digits}f} ({ends})", f"{words}, p = {p:.2g}"
-    return markdown(["", "measure", *head, verdict], body)
+    return markdown(["", "measure", *head, f"after Holm, of {len(found)}"], body)

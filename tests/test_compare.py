@@ -99,9 +99,16 @@ def test_a_run_counts_with_the_mean_of_its_last_evaluations(logs):
     rows["report"][1]["digit_fid"] = [1.0, 2.0]  # at epoch 2: 5.0, 6.0
     assert compare.means(rows, [1, 2])["report"]["digit_fid"] == [3.0, 4.0]
     compared = compare.beside_report(rows, [1, 2])
-    assert compared["lr_d", "digit FID"] == ([5.0, 6.0], [3.0, 4.0], 1)
+    assert compared["lr_d", "digit FID"] == ([5.0, 6.0], [3.0, 4.0], 1, False)
     assert ("lr_d, ema", "balance") not in compared  # its run's, which is in the table
     assert "| report | digit FID | 3.0, 4.0 | | |" in differences.table(["each run", "difference"], compared)
+
+
+def test_label_accuracy_above_real_digits_is_no_better():
+    low, high = [0.98, 0.981, 0.982], [0.997, 0.9971, 0.9972]
+    assert [compare.as_good("label_accuracy", {"label_accuracy": found}) for found in (low, high)] == [False, True]
+    compared = {name: (high, low, 4, as_good) for name, as_good in (("a", False), ("b", True))}
+    assert [words for *_, words in differences.verdicts(compared).values()] == ["higher", "reaches real digits"]
 
 
 def test_what_is_missing_is_said(logs, monkeypatch, capsys):
