@@ -47,7 +47,9 @@ def parse_flags(argv=None):
     parser.add_argument("generated", type=image_source, nargs="?", help="the same; not needed with --save_stats")
     parser.add_argument("--features", choices=["inception", "digits"], default="inception", help="whose features")
     parser.add_argument("--inception_weights", type=weights_file, help="a file, jittor or original: docs/metrics.md")
-    parser.add_argument("--batch_size", type=whole_number(1), help="images at a time (default: 10, on a GPU 50)")
+    parser.add_argument(
+        "--batch_size", type=whole_number(1), help="images at a time (default: 10, on a GPU 50; digits: 100)"
+    )
     parser.add_argument("--save_stats", type=new_file, metavar="FILE", help="keep the statistics of real in this .npz")
     opt = parser.parse_args(argv)
     if opt.generated is None and not opt.save_stats:
@@ -210,7 +212,8 @@ def load_network(opt):
     """Returns the Network that the flags name, None if they name none and no images are to be seen by it."""
     if opt.features == "digits":
         model = digit_classifier.load(opt.weights)
-        extract, size = (lambda images: digit_classifier.read_labels(model, images)[0]), digit_classifier.IMG_SIZE
+        opt.batch_size = opt.batch_size or 100
+        extract, size = (lambda x: digit_classifier.read_labels(model, x, len(x))[0]), digit_classifier.IMG_SIZE
         return Network(extract, "L", size, sha256(opt.weights))
     if all(isinstance(source, Statistics) for source in (opt.real, opt.generated)):
         return None

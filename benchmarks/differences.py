@@ -7,7 +7,7 @@ from scipy import stats
 
 from benchmarks.common import markdown
 
-REACHED = "reaches real digits"
+REACHED = "up to real digits"
 
 
 def welch(values, others):

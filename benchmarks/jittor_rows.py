@@ -160,6 +160,8 @@ def scores(_):
     evaluate = Evaluation(cgan.load_data(opt, train=False), opt, cgan.generate, fid, cgan.REAL_ABOVE)
     some = cgan.load_data(opt, train=False)[range(opt.fid_samples)][0]
     generator, discriminator = networks(opt)
+    train, dataloader = training(len(CHANGES))  # as a run has trained before
+    train(itertools.islice(dataloader, WARM_UP))
     whole = best_of_two(lambda: evaluate({"generator": generator, "discriminator": discriminator}, 1))
     inception = best_of_two(lambda: fid.inception_features(some, evaluate.inception))
     return {INCEPTION: inception, EVALUATION: whole, PEAK: peak()}

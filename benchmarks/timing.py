@@ -114,7 +114,7 @@ def run_row(row, peers, folder):
         outputs = pool.map(lambda _: subprocess.check_output(command, text=True, env=environment), range(row.at_once))
         found = [json.loads(output.splitlines()[-1]) for output in outputs]
     print(row, found, file=sys.stderr, flush=True)
-    if row.at_once > 1 or STEP in found[0]:
+    if STEP in found[0]:
         found[0][BOTH] = statistics.mean(one[STEP] for one in found) * 2 / row.at_once
     return found[0]
 

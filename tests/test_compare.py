@@ -108,7 +108,7 @@ def test_label_accuracy_above_real_digits_is_no_better():
     low, high = [0.98, 0.981, 0.982], [0.997, 0.9971, 0.9972]
     assert [compare.as_good("label_accuracy", {"label_accuracy": found}) for found in (low, high)] == [False, True]
     compared = {name: (high, low, 4, as_good) for name, as_good in (("a", False), ("b", True))}
-    assert [words for *_, words in differences.verdicts(compared).values()] == ["higher", "reaches real digits"]
+    assert [words for *_, words in differences.verdicts(compared).values()] == ["higher", "up to real digits"]
 
 
 def test_what_is_missing_is_said(logs, monkeypatch, capsys):

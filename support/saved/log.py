@@ -163,7 +163,7 @@ def table_of(log):
 def best_epoch(log):
     """Returns the epoch whose digit FID (label FID, if the images are no digits) is the lowest, None without any.
 
-    Only those count that the last one's classifier has scored.
+    Only scores by the classifier of the last score count.
     """
     scores = [(row.get("digit_fid", row.get("label_fid")), row) for row in log["evaluations"]]
     scores = [(score, row["epoch"], row.get("classifier_sha256")) for score, row in scores if is_number(score)]
