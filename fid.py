@@ -47,9 +47,7 @@ def parse_flags(argv=None):
     parser.add_argument("generated", type=image_source, nargs="?", help="the same; not needed with --save_stats")
     parser.add_argument("--features", choices=["inception", "digits"], default="inception", help="whose features")
     parser.add_argument("--inception_weights", type=weights_file, help="a file, jittor or original: docs/metrics.md")
-    parser.add_argument(
-        "--batch_size", type=whole_number(1), help="images at a time (default: 10, on a GPU 50; digits: 100)"
-    )
+    parser.add_argument("--batch_size", type=whole_number(1), help="images at a time (default: 10; GPU 50; digits 100)")
     parser.add_argument("--save_stats", type=new_file, metavar="FILE", help="keep the statistics of real in this .npz")
     opt = parser.parse_args(argv)
     if opt.generated is None and not opt.save_stats:

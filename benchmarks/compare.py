@@ -295,9 +295,7 @@ def main():
     if not opt.table:
         now = sha256(WEIGHTS)
         if any(row.get("classifier_sha256") != now for _, log in kept_logs(runs) for row in log["evaluations"]):
-            sys.exit(
-                f"The logs in {LOGS} are an earlier classifier's: delete them to train all anew, or look at --table"
-            )
+            sys.exit(f"An earlier classifier scored the logs in {LOGS}: delete them to train all anew")
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, frame: sys.exit(128 + number))
         train(missing(runs), opt.output_dir, limits.cores())
