@@ -51,10 +51,8 @@ CONFIGURATIONS = {
 }
 # What was tried for a best, in the same way but for the seeds, which are not those that decide
 SEARCH = {
-    "search/rate": ({"lr_d": 0.0004}, 3),
-    "search/rate_b2": ({"lr_d": 0.0004, "b2": 0.99}, 3),
-    "search/rate_dropout": ({"lr_d": 0.0004, "dropout": True}, 1),
-    "search/b2": ({"b2": 0.99}, 1),
+    "search/rate": ({"lr_d": 0.0004}, 1),
+    "search/rate_b2": ({"lr_d": 0.0004, "b2": 0.99}, 1),
 }
 FIRST_SEARCHED = 10
 EMA = ", ema"  # how the row of the running average ends
@@ -72,7 +70,7 @@ def planned(search=False):
 
 
 def kept_log(name, seed):
-    return os.path.join(LOGS, name, f"seed{seed}.json")
+    return os.path.join(os.path.dirname(LOGS) if name in SEARCH else LOGS, name, f"seed{seed}.json")
 
 
 def missing(planned):

@@ -64,6 +64,7 @@ def fill_configurations(table):
 def written(text):
     """Returns the text of a page with its tables written anew."""
     made = {"beside": beside_the_report(), "reference": reference_table(), **compare.tables()}
+    made["search"] = compare.search_table()
     for path in Path(KEPT).glob("*.json"):
         kept = json.loads(path.read_text())
         made[path.stem] = markdown(kept["head"], kept["rows"])

@@ -44,7 +44,7 @@ def test_tables_have_not_drifted_from_the_logs(page):
 def test_every_table_has_its_file():
     """If this fails, a table of NO_FILE_YET has one now."""
     shown = {match[2] for page in tables.PAGES for match in tables.MARKED.finditer((ROOT / page).read_text("utf-8"))}
-    from_logs = {"beside", "reference", "configurations", *compare.tables()}
+    from_logs = {"beside", "reference", "configurations", "search", *compare.tables()}
     kept = {path.stem for path in Path(common.KEPT).glob("*.json")}
     assert shown - from_logs - kept == NO_FILE_YET and kept <= shown
 
@@ -226,7 +226,16 @@ def test_the_committed_curves_are_drawn_again(tmp_path, folder, logs, names):
 
 
 def test_no_run_of_the_comparison_is_missing():
-    assert compare.missing(compare.planned()) == [] and min(n for _, n in compare.CONFIGURATIONS.values()) >= 3
+    assert not compare.missing(compare.planned()) and not compare.missing(compare.planned(search=True))
+    assert min(n for _, n in compare.CONFIGURATIONS.values()) >= 3
+
+
+def test_what_is_said_of_the_search():
+    broken, steady = (log(f"search/{name}/seed10.json") for name in ("rate", "rate_b2"))
+    losses = [row["d_loss"] for row in broken["epochs"]]
+    assert [i for i in range(1, 100) if losses[i] >= 2 * losses[i - 1]] == [87 - 1]
+    later = [values for epoch, values in compare.measures(steady) if epoch >= 40]
+    assert all(values["digit_fid"] < 4 and not values["breakdowns"] for values in later)
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
