@@ -20,12 +20,12 @@ def main():
     from support import digit_classifier  # not above: flags are checked before Jittor compiles
     from support.mnist import load_mnist
 
-    _, labels = digit_classifier.split(seen=True)
-    data = {name: (images, labels) for name, images in draw_seeded(parser, opt.generator, labels).items()}
+    seen, labels = digit_classifier.split(seen=True)
+    sets = {"the real training images": seen, **draw_seeded(parser, opt.generator, labels)}
     images, digits = load_mnist(False, digit_classifier.IMG_SIZE).arrays()
     rows = []
-    for name, learned in {"the real training images": None, **data}.items():
-        read = digit_classifier.read_labels(digit_classifier.train(learned), images)[1]
+    for name, learned in sets.items():
+        read = digit_classifier.read_labels(digit_classifier.train((learned, labels)), images)[1]
         rows.append([name, f"{(read == digits).mean():.4f}"])
     show(opt.keep, "accuracy_score", ["the classifier learned from", "test images that it reads right"], rows)
 

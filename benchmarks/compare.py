@@ -125,7 +125,7 @@ def train(runs, folder, cores):
 def flags_of(row):
     """Returns the flags that make a row another than the report's; with the program if there are none, or another."""
     name = row.replace(EMA, "")
-    flags = {flag: value for flag, value in CONFIGURATIONS[name][0].items() if flag != "n_epochs"}
+    flags = {flag: value for flag, value in {**CONFIGURATIONS, **SEARCH}[name][0].items() if flag != "n_epochs"}
     if row.endswith(EMA):
         flags["ema"] = SHARED["ema"]
     command = ["python", *words(name, flags)]
@@ -147,12 +147,13 @@ def measures(log):
     return found
 
 
-def kept_logs(planned):
+def kept_logs(planned, classifier=None):
     """Yields (configuration, log) of these runs that are finished.
 
-    Ends the program with one line if a log is of other flags, or scored by another classifier than those before it.
+    classifier: the SHA-256 of the one that scored them; by default they are to have one in common. Ends the program
+    with one line if a log is of other flags, or scored by another classifier.
     """
-    classifiers = set()
+    classifiers = {classifier} if classifier else set()
     for name, flags in planned:
         path = kept_log(name, flags["seed"])
         if not os.path.exists(path):
@@ -164,7 +165,7 @@ def kept_logs(planned):
             sys.exit(f"{path} is of another {' and '.join(sorted(others))}")
         classifiers.update(row.get("classifier_sha256") for row in log["evaluations"] if row.get("digit_fid"))
         if len(classifiers) > 1:
-            sys.exit(f"{path} is scored by another classifier than the logs before it")
+            sys.exit(f"{path} is scored by another classifier than {'today' if classifier else 'the logs before it'}")
         yield name, log
 
 
@@ -259,8 +260,7 @@ def search_table():
         found = measures(log)
         lowest, scores = min(found, key=lambda epoch: epoch[1]["digit_fid"])
         _, last = found[-1]
-        flags = {f"--{flag}": value for flag, value in {**SEARCH[name][0], "ema": SHARED["ema"]}.items()}
-        row = [f"`{' '.join(command_line(flags))}`", log["config"]["seed"], f"{scores['digit_fid']:.1f}", lowest]
+        row = [f"`{flags_of(name + EMA)}`", log["config"]["seed"], f"{scores['digit_fid']:.1f}", lowest]
         body.append([*map(str, row), f"{last['digit_fid']:.1f}", str(last["breakdowns"])])
     return markdown(["flags", "seed", "lowest digit FID", "at epoch", "at the end", "breakdowns"], body)
 
@@ -291,9 +291,7 @@ def main():
     opt = parser.parse_args()
     runs = planned(opt.search)
     if not opt.table:
-        now = sha256(WEIGHTS)
-        if any(row.get("classifier_sha256") != now for _, log in kept_logs(runs) for row in log["evaluations"]):
-            sys.exit(f"An earlier classifier scored the logs in {LOGS}: delete them to train all anew")
+        list(kept_logs(runs, sha256(WEIGHTS)))  # what is trained now would not go with them
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, frame: sys.exit(128 + number))
         train(missing(runs), opt.output_dir, limits.cores())

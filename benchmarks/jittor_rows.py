@@ -158,7 +158,7 @@ def scores(_):
     """Returns the seconds of an evaluation, and of its longest part."""
     opt = cgan.parse_flags(["--inception_weights", "original"])
     evaluate = Evaluation(cgan.load_data(opt, train=False), opt, cgan.generate, fid, cgan.REAL_ABOVE)
-    some = cgan.load_data(opt, train=False)[range(opt.fid_samples)][0]
+    some, _ = evaluate.dataset[range(opt.fid_samples)]
     generator, discriminator = networks(opt)
     train, dataloader = training(len(CHANGES))  # as a run has trained before
     train(itertools.islice(dataloader, WARM_UP))

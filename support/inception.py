@@ -38,6 +38,7 @@ def load_inception(weights=None):
     arrays, original = read_weights(path)
     model = jt.models.inception_v3(aux_logits=False)
     execute, blocks = model.execute, jt.models.inception
+    patched = SimpleNamespace(**{**vars(nn), "pool": pool})  # for what the blocks' functions know as nn
     model.fc = nn.Identity()
     model.load_state_dict(arrays)
     for block in AVERAGING[:-1] if original else AVERAGING:
@@ -52,7 +53,7 @@ def load_inception(weights=None):
         last.execute = with_maximum  # its pooling is no average
 
     def without_averages(x):
-        blocks.nn = SimpleNamespace(**{**vars(nn), "pool": pool})  # what the blocks' functions know as nn
+        blocks.nn = patched
         try:
             return execute(x)
         finally:
