@@ -7,6 +7,7 @@
     python -m benchmarks.epoch_time --sizes         batches of 32 to 1024, layers 1 to 4 times as wide
     python -m benchmarks.epoch_time --two           two runs at once, beside one after the other
     python -m benchmarks.epoch_time --scores        an evaluation's parts, beside PyTorch's Inception
+    python -m benchmarks.epoch_time --first         the first run, which compiles Jittor, and later ones: 2 minutes
 
 PyTorch and JAX are in requirements-bench.txt. They want another NumPy than Jittor, and so an environment of their own:
 
@@ -28,8 +29,12 @@ not, and PyTorch's and JAX's libraries are told so (timing.py).
 
 import argparse
 import itertools
+import os
 import re
 import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 from statistics import median
 
@@ -136,6 +141,23 @@ def scores(opt):
     show(opt.keep, "scores", ["", "seconds", "of ten epochs of cgan.py", PEAK], body, **rounds.facts())
 
 
+def first(opt):
+    """The README's first commands, each from the command to its end: the very first compiles Jittor."""
+    look = "--n_epochs 3 --inception_weights none --output_dir"
+    commands = {"the first run: digits are drawn": "--digits 31415926 --output_dir"}
+    commands.update({"later: digits are drawn": commands["the first run: digits are drawn"], "a quick look": look})
+    seconds = {name: [] for name in commands}
+    for _ in range(opt.rounds):
+        with tempfile.TemporaryDirectory() as home:
+            for name, flags in commands.items():
+                start = time.perf_counter()
+                command = [sys.executable, "cgan.py", *flags.split(), os.path.join(home, name)]
+                subprocess.run(command, check=True, env={**os.environ, "JITTOR_HOME": home}, capture_output=True)
+                seconds[name].append(time.perf_counter() - start)
+    body = [[name, f"{median(found):.0f}"] for name, found in seconds.items()]
+    show(opt.keep, "first_run", ["", "seconds"], body)
+
+
 def profile(opt):
     """Where a step of cgan.py goes, by Jittor's profiler."""
     subprocess.run([*JITTOR_ROWS, "profile", *(["--keep"] if opt.keep else [])], check=True)
@@ -154,6 +176,7 @@ def main():
     parser.add_argument("--sizes", **shows(sizes))
     parser.add_argument("--two", **shows(two))
     parser.add_argument("--scores", **shows(scores))
+    parser.add_argument("--first", **shows(first))
     parser.add_argument("--profile", **shows(profile))
     parser.add_argument("--peers", metavar="PYTHON", help="the Python that has PyTorch and JAX")
     parser.add_argument("--keep", action="store_true", help=KEEP)

