@@ -33,7 +33,10 @@ def results(model, inputs, weighting):
     loss, variables = (y * jt.array(weighting)).sum(), [*inputs, *trained.values()]
     gradients = jt.grad(loss, variables, retain_graph=True)
     with layers.gradients_once():
-        for gradient, once in zip(gradients, jt.grad(loss, variables)):
+        again = jt.grad(loss, variables)
+    ours = isinstance(model, FusedSequential) and {*map(type, model.parts([x.shape[1] for x in inputs]))} == {Stack}
+    if ours or not jt.flags.use_cuda:  # there Jittor's own layers add up in any order
+        for gradient, once in zip(gradients, again):
             np.testing.assert_array_equal(gradient.numpy(), once.numpy())
     names = [*(f"input {i}" for i in range(len(inputs))), *trained]
     found = {"y": y, **dict(zip(names, gradients))}
@@ -407,7 +410,7 @@ def print_training(n):
 def test_the_same_bits_with_any_number_of_threads(n):
     found = set()
     for threads in ("1", "2", "2", "3"):
-        environment = {**ENVIRONMENT, "OMP_NUM_THREADS": threads}
+        environment = {**ENVIRONMENT, "OMP_NUM_THREADS": threads, "nvcc_path": ""}
         process = subprocess.run(command_of(print_training, n), env=environment, capture_output=True, text=True)
         assert process.returncode == 0, process.stderr
         found.add(process.stdout.split()[-1])
