@@ -1,13 +1,13 @@
 """Trains a conditional GAN (Mirza & Osindero 2014) that draws MNIST digits on command.
 
-    python cgan.py --n_epochs 100           the whole experiment, in the current folder
+    python cgan.py --n_epochs 100           100 epochs, in the current folder
     python cgan.py --n_epochs 3 --inception_weights none --output_dir trial         a quick look
     python cgan.py --digits 31415926        draw these digits with a trained generator, as images/digits.png
     python cgan.py --export DIR --n 1000    write a thousand single images of every digit into DIR
-    python cgan.py --resume                 go on with a run that was interrupted
+    python cgan.py --resume                 continue a run that was interrupted
     python cgan.py --help                   all flags
 
-Writes images/<batches done>.png (a column a digit) and results/ (log.json, checkpoint.npz, run.html).
+Writes images/<batches done>.png (one column per digit) and results/ (log.json, checkpoint.npz, run.html).
 From top to bottom: flags, generator, discriminator, data, training, drawing. What surrounds the experiment, such as
 progress, log and checkpoint, is in support/runs/run.py; docs/report.md says what comes from the report, and
 docs/changing.md how to change something.
@@ -44,23 +44,23 @@ def flag_parser():
     flag("--ema", type=flags.decay_rate, fixed=True, help="draw with a running average of the weights, such as 0.999")
     flag("--sample_interval", type=whole(1), default=1000, help="batches between two sample grids")
     flag("--fid_interval", type=whole(1), default=10, help="epochs between two evaluations; the last is always one")
-    flag("--fid_samples", type=whole(2), default=100, help="real images, and generated ones, that each FID compares")
+    flag("--fid_samples", type=whole(2), default=100, help="how many real and how many generated images FID compares")
     flag("--inception_weights", type=weights_file, help="FID's: a file, jittor, original or none: docs/metrics.md")
-    flag("--classifier", type=resume.classifier_file, help="what scores other images than MNIST's: docs/metrics.md")
-    flag("--data_root", type=flags.whole_path, help="four files as MNIST's, or a folder a class (default: MNIST)")
+    flag("--classifier", type=resume.classifier_file, help="scores other images than MNIST's: docs/metrics.md")
+    flag("--data_root", type=flags.whole_path, help="four files like MNIST's, or one folder per class (default: MNIST)")
     flag("--seed", type=whole(0), default=0, fixed=True, help="the same seed gives the same run")
-    flag("--max_batches", type=whole(1), fixed=True, help="end every epoch after so many batches (default: all)")
-    flag("--keep", type=whole(0), help="epochs between two generators that are kept beside the best (default: none)")
+    flag("--max_batches", type=whole(1), fixed=True, help="end every epoch after this many batches (default: all)")
+    flag("--keep", type=whole(0), help="epochs between generators to keep, beside the best (default: none)")
     flag("--cpu", action="store_true", help="stay on the CPU even if there is a GPU")
     flag("--no-cpu", action="store_false", dest="cpu", default=None, help="on --resume: use a GPU again")
     start = {"recorded": False}  # how a run is started, not what it is
     flag("--output_dir", type=flags.typed_path, default=".", help="where images/ and results/ go", **start)
-    flag("--resume", type=flags.run_file, nargs="?", const="", help="go on with a run (default: own)", **start)
+    flag("--resume", type=flags.run_file, nargs="?", const="", help="continue a run (default: --output_dir's)", **start)
     flag("--overwrite", action="store_true", help="delete the run that --output_dir holds", **start)
     flag("--digits", type=flags.label_text, metavar="TEXT", help="draw these labels by name: 314, or 26 cat", **start)
-    flag("--export", type=flags.typed_path, metavar="DIR", help="write single images, a folder a label", **start)
+    flag("--export", type=flags.typed_path, metavar="DIR", help="write single images, one folder per label", **start)
     flag("--npz", type=flags.typed_path, metavar="FILE", help="write them as arrays, images and labels", **start)
-    flag("--n", type=whole(1), help="how many images of each label these are (default: 1000)", **start)
+    flag("--n", type=whole(1), help="images per label that --export or --npz writes (default: 1000)", **start)
     return parser
 
 
@@ -109,8 +109,8 @@ class Generator(nn.Module):
         def block(n_in, n_out, normalize=True):
             layers = [nn.Linear(n_in, n_out)]
             if normalize:
-                # The scripts that the report builds on write BatchNorm1d(n, 0.8). It looks like a momentum, but
-                # lands on eps (PyTorch-GAN issue 116); kept, as that is what these scripts train.
+                # PyTorch-GAN's and JGAN's cgan.py write BatchNorm1d(n, 0.8). It looks like a momentum, but lands on
+                # eps (PyTorch-GAN issue 116); kept, as that is what these scripts train.
                 layers.append(nn.BatchNorm1d(n_out, eps=0.8))
             return layers + [nn.LeakyReLU(0.2)]
 

@@ -10,7 +10,7 @@ mpi.py                  this process among those that mpirun started
 terminal.py             what a script owes the person who started it: whole lines, and one line at Ctrl-C
 limits.py               how much memory and how many cores this process may use
 flags.py                command lines: types that check what is typed, and a parser
-idx.py                  reads and checks data;  class_folders.py  those with a folder a class;  mnist.py  for Jittor
+idx.py                  reads and checks data;  class_folders.py  those with one folder per class;  mnist.py  for Jittor
 evaluation.py           what an evaluation measures
 digit_classifier.py     a classifier for scores that mean something on digits; its weights beside it
 inception.py            the network behind FID;  inception_weights.py  reads its weights

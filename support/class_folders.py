@@ -1,4 +1,4 @@
-"""Reads a data set that is a folder with one subfolder a class; without Jittor.
+"""Reads a data set that is a folder with one subfolder per class; without Jittor.
 
 The classes are named by their folders, a name's spaces as underscores, and come in the order of their names or numbers.
 Test images lie in test/ beside train/; without these two, every tenth image of a class, by name, is one.
@@ -50,14 +50,14 @@ def find_sets(data_root):
         others += more
     elif "test" in folders or ("train" in folders and len(folders) > 1):
         found = ", ".join(sorted(folders))
-        raise ValueError(f"{data_root} holds {found}: name two folders train and test, or one a class")
+        raise ValueError(f"{data_root} holds {found}: name two folders train and test, or one per class")
     else:
         classes, others = find_classes(folders["train"] if list(folders) == ["train"] else data_root)
         train = {name: [path for i, path in enumerate(paths, 1) if i % 10] for name, paths in classes.items()}
         test = {name: paths[9::10] for name, paths in classes.items()}
     if not train:
         kinds = ", ".join(ENDINGS)
-        raise ValueError(f"{data_root} holds neither MNIST's four files nor a subfolder a class, of images ({kinds})")
+        raise ValueError(f"{data_root} holds neither MNIST's four files nor a subfolder of images per class ({kinds})")
     unknown = ", ".join(name for name in test if name not in train)
     if unknown:
         raise ValueError(f"{folders['test']} holds classes that have no training images: {unknown}")

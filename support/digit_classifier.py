@@ -156,7 +156,7 @@ def train(data=None, data_root=None, n_epochs=8, batch_size=128, lr=0.002, seed=
 
 def main():
     parser = Parser("Trains the classifier behind digit FID and label accuracy.")
-    what = "MNIST's four files, or a folder a class (default: Jittor's own MNIST)"
+    what = "MNIST's four files, or one folder per class (default: Jittor's own MNIST)"
     parser.add_argument("--data_root", type=typed_path, help=what)
     parser.add_argument("--output", type=file_path(), default=WEIGHTS, help="the .npz to write")
     opt = parser.parse_args()

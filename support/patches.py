@@ -20,7 +20,7 @@ MENDS = {
         (b"cpuv = get_cpu_version()", b"cpuv = platform.machine()"),
         # Where /bin/sh is bash, nobody else says that the compiler was killed
         (b'f"Run cmd failed: {cmd}"', b'f"Run cmd failed: {cmd}" + "\\nended by signal 9" * (r.returncode == -9)'),
-        # Python knows itself where its headers are; python3.X-config, which need not be there, is not asked
+        # Python knows itself where its headers are; python3.X-config may be missing
         (
             b"_py3_include_path = None\n_py3_extension_suffix = None",
             b"import sysconfig\n_py3_include_path = '-I\"' + sysconfig.get_path('include') + '\"'\n"

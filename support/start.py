@@ -39,8 +39,8 @@ CAUSES = [
     (
         r"Cannot allocate memory|MemoryError|bad_alloc|memory exhausted|(?<!or )out of memory|"
         r"start new thread|Resource temporarily unavailable|Thread creation failed|\bKilled\b|signal 9\b",
-        "{compiler} or Jittor got no more memory, now {free} MB are free, or no more processes: end other programs, or "
-        "take another machine",
+        "{compiler} or Jittor could get no more memory ({free} MB are free now) or start no more processes: close "
+        "other programs, or use another machine",
     ),
     (r".*failed to map segment", f"{{line}}, as programs may not run on that disk (noexec): {FOLDER}"),
     (r"Could not determine home directory", f"HOME is not set, and the system knows none for you: {FOLDER}"),
@@ -168,7 +168,7 @@ def drop_settings():
     for name in dropped:
         del os.environ[name]
     if dropped:
-        say(f"Left out, since Jittor would compute in another way: {', '.join(dropped)} in the environment.")
+        say(f"Ignored, as Jittor would compute in another way: the environment's {', '.join(dropped)}.")
 
 
 def check_lock(utils):

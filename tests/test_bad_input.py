@@ -76,7 +76,7 @@ def test_limits_are_the_containers(tmp_path, monkeypatch, refuses, name):
         assert (limits.memory(), limits.cores()) == (whole, len(os.sched_getaffinity(0)))
     else:
         assert (limits.memory(), limits.cores()) == (3000000000, 1)
-        refuses("--hidden_d", 13500, names=["--hidden_d: 13500 would take at least 3 GB of memory, of 3.0 here"])
+        refuses("--hidden_d", 13500, names=["13500 would take at least 3 GB of memory, but only 3.0 are available"])
 
 
 def test_limits_are_the_shells_and_the_users(tmp_path):
@@ -177,8 +177,8 @@ def test_data_root(mnist, refuses, name):
 
 
 FOLDERS = {  # that are no data set: (the folder) -> None, and what is said about it
-    "empty": (lambda folder: None, ["neither MNIST's four files nor a subfolder a class"]),
-    "loose": (lambda folder: save_image(folder / "1.png"), ["neither", "subfolder a class"]),
+    "empty": (lambda folder: None, ["neither MNIST's four files nor a subfolder of images per class"]),
+    "loose": (lambda folder: save_image(folder / "1.png"), ["neither", "subfolder of images per class"]),
     "few": (
         lambda folder: [save_image(folder / "cat" / f"{i}.png") for i in range(9)],
         ["9 training", "0 test images"],

@@ -24,7 +24,9 @@ class Tanh(nn.Module):
 
 
 class Stack:
-    """Linear layers with what follows each as operators: inputs (N, any), side by side -> (N, n_out).
+    """Linear layers, each with its normalisation and activation, as operators.
+
+    Inputs (N, any), side by side -> (N, n_out).
 
     groups: [(Linear, BatchNorm in training mode or None, LeakyReLU, Tanh or None)]; widths: the inputs'.
     If an input or a parameter is of another shape or type, the layers themselves compute.

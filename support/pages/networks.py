@@ -86,7 +86,7 @@ def page_layers(network, arrays, inputs, outputs):
             return layers
     except (KeyError, IndexError, ValueError):  # it has other arrays, or other shapes
         pass
-    return "it does more than to run the layers of its .model one after the other"
+    return "it does more than run the layers of its .model one after the other"
 
 
 def read_networks(log_path):

@@ -34,8 +34,8 @@ def save_picture(path, values):
 def stretch(images):
     """Returns images stretched to [-1, 1]; the half percent of the values at either end is clipped.
 
-    It shows the noise that an untrained generator draws, whose values lie close together. The scripts that the report
-    builds on do so too, with all values; but then a few outliers would set the range.
+    It shows the noise that an untrained generator draws, whose values lie close together. JGAN's cgan.py does
+    so too, with all values; but then a few outliers would set the range.
     """
     low, high = np.percentile(images, [0.5, 99.5])
     return ((images - low) / max(high - low, 1e-6) * 2 - 1).clip(-1, 1)

@@ -64,8 +64,8 @@ def greet_neighbour():
     except BlockingIOError:
         if os.environ.get("OMP_NUM_THREADS") != "1":
             print(
-                "Another run trains on this machine, and together they are slow: OMP_NUM_THREADS=1 before both "
-                "commands helps (docs/performance.md)."
+                "Another run is training on this machine, and they slow each other down: put OMP_NUM_THREADS=1 before "
+                "both commands (docs/performance.md)."
             )
     except OSError:  # a file system without locks, or no Linux
         pass
@@ -170,7 +170,7 @@ def one_sentence(opt):
     except Mismatch as error:
         refuse(error)
     except (FloatingPointError, OSError, KeyboardInterrupt) as error:
-        what = f"Training diverged in {error}. A smaller --lr helps."
+        what = f"Training diverged in {error}. A smaller --lr may help."
         if isinstance(error, KeyboardInterrupt):  # in a notebook
             what = "Ctrl-C: stopped."
         if isinstance(error, OSError):

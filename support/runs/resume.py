@@ -116,7 +116,7 @@ def describe_saved(output_dir):
             epoch = int(file["epoch"])
     except OSError:
         return "Nothing is saved yet."
-    except Exception:  # whatever a damaged file makes its reader raise; --overwrite may have met one
+    except Exception:  # a damaged file can raise anything; --overwrite may have met one
         return f"{checkpoint_path(output_dir)} is not a checkpoint of cgan.py."
     script = os.path.abspath(sys.argv[0])
     if os.path.dirname(script) != PROJECT:  # neither cgan.py nor a copy beside it, but what imports it
@@ -242,8 +242,8 @@ def check_training_flags(parser, opt, checkpoint):
             f"as {opt.batch_size} does with {facts.n_train} images"
         )
     if any(batch % PROCESSES for batch in batches):
-        sizes = " and of the last batch, ".join(map(str, batches))
-        parser.error(f"argument --batch_size: {PROCESSES} processes must get equal parts of a batch, {sizes}")
+        sizes = " and ".join(map(str, batches))
+        parser.error(f"argument --batch_size: {PROCESSES} processes must share every batch evenly, of {sizes} images")
     check_memory(parser, opt, facts)
 
 
@@ -261,5 +261,5 @@ def check_memory(parser, opt, facts):
         "batch_size": 8 * min(opt.batch_size, facts.n_train) * pixels,
     }.items():
         if needed > most:
-            value, gigabytes = getattr(opt, name), f"{needed / 1e9:,.0f} GB of memory, of {most / 1e9:.1f} here"
-            parser.error(f"argument --{name}: {value} would take at least {gigabytes}")
+            needs = f"{getattr(opt, name)} would take at least {needed / 1e9:,.0f} GB of memory"
+            parser.error(f"argument --{name}: {needs}, but only {most / 1e9:.1f} are available")

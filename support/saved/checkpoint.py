@@ -95,7 +95,7 @@ def save_generator(path, checkpoint, kind=np.float16):
 # ---------------------------------------------------------------- reading
 @contextlib.contextmanager
 def blaming(statement):
-    """Has whatever a file makes its reader raise inside end as ValueError: the statement, and what is wrong."""
+    """Turns any error raised inside into a ValueError: the statement, then what is wrong."""
     try:
         yield
     except KeyError as error:
@@ -117,7 +117,7 @@ def read_arrays(path):
         for name in ("log", "layers"):
             arrays[name] = json.loads(str(arrays[name]))
             if not isinstance(arrays[name], dict):
-                raise ValueError(f"'{name}' is no dictionary")
+                raise ValueError(f"'{name}' is not a dictionary")
         for name, value in arrays.items():
             if "/" in name and value.dtype.kind == "f":
                 arrays[name] = value.astype(np.float32, copy=False)
@@ -180,7 +180,7 @@ def read_generator(path):
     with blaming(f"{path} holds no generator of cgan.py"):
         config, weights, data = latest(arrays["log"], "config"), part(arrays, drawing_name(arrays)), str(arrays["data"])
         if not weights or type(config["n_classes"]) is not int:
-            raise ValueError("it has no weights" if not weights else "its n_classes is no whole number")
+            raise ValueError("it has no weights" if not weights else "its n_classes is not a whole number")
         config["labels"] = label_names(arrays["log"])
     return config, weights, data
 

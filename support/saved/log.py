@@ -85,7 +85,7 @@ def check_log(log):
     Raises ValueError that says what is wrong.
     """
     if not isinstance(log, dict):
-        raise ValueError("it is no dictionary")
+        raise ValueError("it is not a dictionary")
     for key, empty in (("config", {}), ("environment", {}), ("changes", [])):
         log.setdefault(key, empty)
     for part in ("epochs", "evaluations", "changes"):

@@ -150,7 +150,7 @@ def atomic_write(path, write):
     try:
         mode = os.stat(target).st_mode if os.path.exists(target) else None
         if mode is not None and not stat.S_ISREG(mode):
-            what = os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else "is no file that can be replaced"
+            what = os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else "is not a file that can be replaced"
             raise OSError(errno.EINVAL, what, path)
         with open(beside, "xb") as file:
             with contextlib.suppress(OSError):  # a file system without locks
