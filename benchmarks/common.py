@@ -53,9 +53,10 @@ def add_generator(parser, default=BEST_GENERATOR, nargs=None):
     parser.add_argument("--generator", type=file_for(check_generator), default=default, nargs=nargs, help=what)
 
 
-def draw_seeded(parser, paths, labels):
+def draw_seeded(parser, paths, labels, width=1.0):
     """Returns {path: digits, (N, 1, S, S), of the trained generator in it} for labels (N,), all from the same noise.
 
+    width: the noise's standard deviation; training has 1.
     Ends the program if a generator does not fit the class in cgan.py, or if their S differ.
     """
     from cgan import generate, load_generator  # not above: flags are checked before Jittor compiles
@@ -66,7 +67,7 @@ def draw_seeded(parser, paths, labels):
             generator = load_generator(path)
         except Mismatch as error:
             parser.error(f"argument --generator: {error}")
-        noise = np.random.default_rng(0).standard_normal((len(labels), generator.latent_dim))
+        noise = width * np.random.default_rng(0).standard_normal((len(labels), generator.latent_dim))
         drawn[os.path.relpath(path)] = generate(generator, noise, labels)
     sizes = {images.shape[-1] for images in drawn.values()}
     if len(sizes) > 1:
@@ -74,7 +75,7 @@ def draw_seeded(parser, paths, labels):
     return drawn
 
 
-def real_and_drawn(parser, paths):
+def real_and_drawn(parser, paths, width=1.0):
     """Returns images and labels of training digits and of test digits, and {path: images of its generator's digits}.
 
     10,000 of each, of the generators' size: training digits that the classifier never saw, generated ones of the test
@@ -83,7 +84,7 @@ def real_and_drawn(parser, paths):
     from support.digit_classifier import split
     from support.mnist import load_mnist
 
-    drawn = draw_seeded(parser, paths, load_mnist(train=False).arrays()[1])
+    drawn = draw_seeded(parser, paths, load_mnist(train=False).arrays()[1], width)
     img_size = next(iter(drawn.values())).shape[-1]
     return split(seen=False, img_size=img_size), load_mnist(False, img_size).arrays(), drawn
 

@@ -52,7 +52,9 @@ CONFIGURATIONS = {
 # What was tried for a best, in the same way but for the seeds, which are not those that decide
 SEARCH = {
     "search/rate": ({"lr_d": 0.0004}, 1),
-    "search/rate_b2": ({"lr_d": 0.0004, "b2": 0.99}, 1),
+    "search/rate_b2": ({"lr_d": 0.0004, "b2": 0.99}, 3),
+    "search/rate8_b2": ({"lr_d": 0.0008, "b2": 0.99}, 1),
+    "search/rate_dropout": ({"lr_d": 0.0004, "dropout": True}, 1),
 }
 FIRST_SEARCHED = 10
 EMA = ", ema"  # how the row of the running average ends
@@ -190,13 +192,18 @@ def means(rows, epochs):
     }
 
 
+def mean_and_spread(values, digits):
+    """Returns mean ± standard deviation; a single value as it is."""
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
+
+
 def cell(metrics, metric):
     """Returns mean ± standard deviation of a row's metric; scores run by run if one digit FID is twice another's."""
     values, digits, digit_fids = metrics[metric], METRICS[metric], metrics["digit_fid"]
     if metric == "breakdowns" or (metric in SCORES and max(digit_fids) >= 2 * min(digit_fids)):
         return ", ".join(f"{value:.{digits}f}" for value in values)
-    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{spread}"
+    return mean_and_spread(values, digits)
 
 
 def table(rows, epochs):
@@ -259,10 +266,10 @@ def search_table():
     for name, log in kept_logs(planned(search=True)):
         found = measures(log)
         lowest, scores = min(found, key=lambda epoch: epoch[1]["digit_fid"])
-        _, last = found[-1]
-        row = [f"`{flags_of(name + EMA)}`", log["config"]["seed"], f"{scores['digit_fid']:.1f}", lowest]
-        body.append([*map(str, row), f"{last['digit_fid']:.1f}", str(last["breakdowns"])])
-    return markdown(["flags", "seed", "lowest digit FID", "at epoch", "at the end", "breakdowns"], body)
+        end = statistics.mean(values["digit_fid"] for epoch, values in found if epoch in LAST)
+        row = [f"`{flags_of(name + EMA)}`", log["config"]["seed"], f"{scores['digit_fid']:.1f}", lowest, f"{end:.1f}"]
+        body.append([*map(str, row), str(scores["breakdowns"])])
+    return markdown(["flags", "seed", "lowest digit FID", "at epoch", "digit FID, the end", "breakdowns"], body)
 
 
 def tables():

@@ -2,23 +2,29 @@
 
     python -m benchmarks.variety                            the reference run's generator and the best one
     python -m benchmarks.variety --generator checkpoint.npz --picture nearest.png       another, or several
+    python -m benchmarks.variety --runs compared                      all that benchmarks.compare trained in this folder
 
 Prints label accuracy and digit FID of 10,000 digits of each generator, of as many real ones and of noise; then how they
 lie beside the 10,000 test images, and how far each is from the nearest of 10,000 training images and from the nearest
 test image. Copies would lie near training images and not near test images. Every distance is between the digit
 classifier's features of two images. The real digits, which are also the training images of the last table, are those
 that it never saw; the generators did. The picture shows 20 digits of the last generator, each above the nearest of all
-training images.
+training images. --runs prints mean and standard deviation over the seeds of how the averages' digits lie beside the
+test images, and nothing else; --noise how the last generator's do if the noise is wider than in training.
 """
+
+import os
 
 import numpy as np
 
-from benchmarks.common import KEEP, add_generator, real_and_drawn, show
+from benchmarks import compare
+from benchmarks.common import KEEP, add_generator, digit_features, real_and_drawn, show
 from support.flags import Parser
-from support.saved.paths import BEST_GENERATOR, REFERENCE_GENERATOR
+from support.saved.paths import BEST_GENERATOR, REFERENCE_GENERATOR, checkpoint_path
 
 CHUNK = 100  # rows at a time, which bounds the memory
 SHOWN = 20
+WIDTHS = (1.0, 1.1, 1.2)  # standard deviations of the noise
 UNSEEN = "real digits, unseen"  # training images that the classifier never saw
 
 
@@ -62,6 +68,40 @@ def variety(real, generated):
     }
 
 
+def of_runs(parser, folder):
+    """Returns head and rows of the table of the runs that benchmarks.compare trained in a folder, its search too."""
+    runs, rows = {}, []
+    for name, flags in (*compare.planned(), *compare.planned(search=True)):
+        runs.setdefault(name, {})[flags["seed"]] = checkpoint_path(os.path.join(folder, name, f"seed{flags['seed']}"))
+    for name, paths in runs.items():
+        if not all(map(os.path.exists, paths.values())):
+            continue
+        _, (test, _), drawn = real_and_drawn(parser, paths.values())
+        found = [variety(digit_features(test), digit_features(images)) for images in drawn.values()]
+        columns = {metric: [metrics[metric] for metrics in found] for metric in found[0]}
+        seeds = f"{min(paths)} to {max(paths)}" if len(paths) > 1 else str(*paths)
+        cells = [compare.mean_and_spread(values, 3) for values in columns.values()]
+        rows.append([f"`{compare.flags_of(name + compare.EMA)}`", seeds, *cells])
+    if not rows:
+        parser.error(f"argument --runs: no configuration has all its runs in {folder}")
+    return ["the averages of", "seeds", *columns], rows
+
+
+def of_noise(parser, path):
+    """Returns head and rows of the table of a generator that draws from wider noise."""
+    from fid import frechet_distance
+    from support.digit_classifier import load, read_labels
+
+    classifier, rows = load(), []
+    for width in WIDTHS:
+        _, (test, labels), drawn = real_and_drawn(parser, [path], width)
+        (of_drawn, read), (of_test, _) = (read_labels(classifier, images) for images in (*drawn.values(), test))
+        metrics = variety(of_test, of_drawn)
+        scores = [f"{(read == labels).mean():.4f}", f"{frechet_distance(of_drawn, of_test):.2f}"]
+        rows.append([f"{width}", *scores, *(f"{value:.3f}" for value in metrics.values())])
+    return ["width of the noise", "label accuracy", "digit FID", *metrics], rows
+
+
 def nearest(features, others):
     """Returns the number of each feature's nearest among the others, (n,), and its distance, (n,)."""
     found = [(d.argmin(1), d.min(1)) for d in squared_distances(features, others)]
@@ -73,8 +113,14 @@ def main():
     parser = Parser("Variety of generated digits, and their nearest training images.")
     add_generator(parser, nargs="+", default=[REFERENCE_GENERATOR, BEST_GENERATOR])
     parser.add_argument("--keep", action="store_true", help=KEEP)
+    parser.add_argument("--runs", help="a folder of benchmarks.compare, whose runs are asked instead")
+    parser.add_argument("--noise", action="store_true", help="draw from wider and wider noise instead")
     parser.add_argument("--picture", help="where to draw the last one's digits above their nearest training images")
     opt = parser.parse_args()
+    if opt.runs:
+        return show(opt.keep, "variety_of_runs", *of_runs(parser, opt.runs))
+    if opt.noise:
+        return show(opt.keep, "variety_of_noise", *of_noise(parser, opt.generator[-1]))
     (real, real_labels), (test, labels), drawn = real_and_drawn(parser, opt.generator)
     from fid import frechet_distance  # not above: flags are checked before Jittor compiles
     from support.digit_classifier import load, read_labels, split
