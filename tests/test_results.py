@@ -33,6 +33,11 @@ def log(name):
     return json.loads((ROOT / "results" / name).read_text())
 
 
+def kept(name):
+    """Returns the rows of a table that a benchmark kept."""
+    return log(f"tables/{name}.json")["rows"]
+
+
 @pytest.mark.parametrize("page", tables.PAGES)
 def test_tables_have_not_drifted_from_the_logs(page):
     """If this fails, `python -m benchmarks.tables` mends it."""
@@ -44,14 +49,14 @@ def test_every_table_has_its_file():
     """If this fails, a table of NO_FILE_YET has one now."""
     shown = {match[2] for page in tables.PAGES for match in tables.MARKED.finditer((ROOT / page).read_text("utf-8"))}
     from_logs = {"beside", "reference", "configurations", "search", *compare.tables()}
-    kept = {path.stem for path in Path(common.KEPT).glob("*.json")}
-    assert shown - from_logs - kept == NO_FILE_YET and kept <= shown
+    files = {path.stem for path in Path(common.KEPT).glob("*.json")}
+    assert shown - from_logs - files == NO_FILE_YET and files <= shown
 
 
 def test_what_is_said_of_variety_and_copies():
-    real, *drawn = json.loads((Path(common.KEPT) / "variety.json").read_text())["rows"]
+    real, *drawn = kept("variety")
     assert all(float(row[2]) < float(real[2]) for row in drawn)  # recall
-    real, *drawn = json.loads((Path(common.KEPT) / "copies.json").read_text())["rows"]
+    real, *drawn = kept("copies")
     counts = [int(row[-1]) for row in (*drawn, real)]
     chance = [stats.fisher_exact([[n, 100 - n], [counts[-1], 100 - counts[-1]]])[1] > 0.05 for n in range(101)]
     assert all(chance[n] for n in counts) and chance.index(False, counts[-1]) == 67
@@ -182,9 +187,9 @@ def test_the_first_epoch_is_trained_again(tmp_path):
     process = run("cgan.py", *flags, tmp_path)
     assert process.returncode == 0, process.stderr
     ours, *theirs = (rows["epochs"][0] for rows in (read_log(tmp_path / "results/log.json"), *seeds))
-    kept = json.loads((REFERENCE / "first_epoch.json").read_text())
-    if describe_processor() == kept["environment"]["processor"]:
-        assert {**ours, **kept["epoch"]} == ours
+    held = json.loads((REFERENCE / "first_epoch.json").read_text())
+    if describe_processor() == held["environment"]["processor"]:
+        assert {**ours, **held["epoch"]} == ours
     for loss in ("d_loss", "g_loss"):
         values = [[log["epochs"][0][loss] for log in logs] for logs in configurations.values()]
         freedom = sum(len(group) - 1 for group in values)
@@ -198,8 +203,7 @@ def test_the_first_epoch_is_trained_again(tmp_path):
 def test_the_committed_generators_score_what_the_table_says(folder):
     path = ROOT / "results" / folder / "generator.npz"
     config, _, data = read_generator(path)
-    rows = json.loads((Path(common.KEPT) / "scale.json").read_text())["rows"]
-    (said,) = [[float(cell) for cell in cells] for name, *cells in rows if name == f"results/{folder}/generator.npz"]
+    (said,) = [[*map(float, cells)] for name, *cells in kept("scale") if name == f"results/{folder}/generator.npz"]
     opt = cgan.flag_parser().with_defaults(config)
     evaluate = evaluation.Evaluation(cgan.load_data(opt, train=False), opt, cgan.generate, cgan.fid, cgan.REAL_ABOVE)
     assert data == evaluate.facts.sha256
@@ -231,11 +235,30 @@ def test_no_run_of_the_comparison_is_missing():
 
 
 def test_what_is_said_of_the_search():
-    broken, steady = (log(f"search/{name}/seed10.json") for name in ("rate", "rate_b2"))
+    broken = log("search/rate/seed10.json")
     losses = [row["d_loss"] for row in broken["epochs"]]
     assert [i for i in range(1, 100) if losses[i] >= 2 * losses[i - 1]] == [87 - 1]
-    later = [values for epoch, values in compare.measures(steady) if epoch >= 40]
-    assert all(values["digit_fid"] < 4 and not values["breakdowns"] for values in later)
+    for seed in (10, 11, 12):
+        steady = dict(compare.measures(log(f"search/rate_b2/seed{seed}.json")))
+        assert all(steady[epoch]["digit_fid"] < 4 for epoch in range(40, 90, 10))
+        assert steady[100]["digit_fid"] > steady[80]["digit_fid"]
+    others = [dict(compare.measures(log(f"search/{name}/seed10.json"))) for name in ("rate8_b2", "rate_dropout")]
+    assert not any(found[100]["breakdowns"] for found in (steady, *others))
+    recall = {row[0]: float(row[3].split()[0]) for row in kept("variety_of_runs")}
+    real = float(kept("variety")[0][2])
+    assert max(recall.values()) < 0.80 < real and min(recall, key=recall.get) == "`--lr_d 0.0004 --dropout --ema 0.999`"
+
+
+def test_what_is_said_of_wider_noise():
+    rows = {
+        row[0]: dict(zip(("label", "fid", "precision", "recall"), map(float, row[1:])))
+        for row in kept("variety_of_noise")
+    }
+    narrow, wide, widest = (rows[width] for width in ("1.0", "1.1", "1.2"))
+    real = {"label": kept("scale")[0][1], "precision": kept("variety")[0][1]}
+    assert narrow["recall"] < wide["recall"] < widest["recall"] and wide["fid"] < narrow["fid"] < widest["fid"]
+    for measure, value in real.items():
+        assert abs(wide[measure] - float(value)) < abs(narrow[measure] - float(value))
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
