@@ -181,9 +181,9 @@ def import_jittor():
 
     start.check_lock(jittor_utils)
     start.drop_damaged(jittor_utils)
-    folder, what = "", "First run here: Jittor compiles itself and its kernels, once, for a minute or more"
+    folder, what = "", "First run here: Jittor compiles itself and its kernels, once, for half a minute or longer"
     if os.environ["nvcc_path"]:
-        folder, what = "cu[0-9]*", "Jittor is tried on the GPU: it compiles itself for it once, for a minute or more"
+        folder, what = "cu[0-9]*", "Jittor is tried on the GPU: it compiles itself for it once, for a minute or longer"
     if not glob.glob(os.path.join(glob.escape(jittor_utils.cache_path), folder, "jittor_core*.so")):
         start.check_version(jittor_utils)
         say(f"{what}; later runs start within seconds.")
