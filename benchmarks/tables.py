@@ -61,13 +61,30 @@ def fill_configurations(table):
     return re.sub(r"^\| `([^`]*)` \| ([^|]*) \|.*$", row, table, flags=re.MULTILINE)
 
 
+def speed_table():
+    """Returns the Markdown table of a step's time, divided by that of the peers' fastest."""
+    (_, gpu), (head, reach) = (read_kept(name) for name in ("gpu", "reach"))
+    peers = {"pytorch tuned": "PyTorch as tuned here", "jax scan": "JAX, a whole epoch compiled"}
+    rows = []
+    for cells in (dict(zip(head, row)) for row in reach):
+        if cells["threads"] == "2":
+            name = "two cores, AVX-512" if cells[""] == "AVX-512" else "two cores, AVX2 only"
+            rows.append([name, *(cells[f"cgan to {peer}"] for peer in peers)])
+    rows.append(["[a GPU](#on-a-gpu)", *({row[0]: row[-1] for row in gpu}[peer] for peer in peers)])
+    return markdown(["", *peers.values()], rows)
+
+
+def read_kept(name):
+    """Returns head and rows of a table that a benchmark kept."""
+    kept = json.loads(Path(KEPT, f"{name}.json").read_text())
+    return kept["head"], kept["rows"]
+
+
 def written(text):
     """Returns the text of a page with its tables written anew."""
     made = {"beside": beside_the_report(), "reference": reference_table(), **compare.tables()}
-    made["search"] = compare.search_table()
-    for path in Path(KEPT).glob("*.json"):
-        kept = json.loads(path.read_text())
-        made[path.stem] = markdown(kept["head"], kept["rows"])
+    made.update(search=compare.search_table(), speed=speed_table())
+    made.update({path.stem: markdown(*read_kept(path.stem)) for path in Path(KEPT).glob("*.json")})
 
     def table(match):
         filled = fill_configurations(match[3]) if match[2] == "configurations" else made.get(match[2], match[3])

@@ -69,15 +69,19 @@ def variety(real, generated):
 
 
 def of_runs(parser, folder):
-    """Returns head and rows of the table of the runs that benchmarks.compare trained in a folder, its search too."""
-    runs, rows = {}, []
+    """Returns head and rows of the table of the finished runs of benchmarks.compare in a folder, its search too."""
+    runs, rows, of_test = {}, [], None
     for name, flags in (*compare.planned(), *compare.planned(search=True)):
-        runs.setdefault(name, {})[flags["seed"]] = checkpoint_path(os.path.join(folder, name, f"seed{flags['seed']}"))
+        path = checkpoint_path(os.path.join(folder, name, f"seed{flags['seed']}"))
+        finished = os.path.exists(compare.kept_log(name, flags["seed"]))
+        if name != compare.PLAIN:
+            runs.setdefault(name, {})[flags["seed"]] = path if finished and os.path.exists(path) else None
     for name, paths in runs.items():
-        if not all(map(os.path.exists, paths.values())):
+        if not all(paths.values()):
             continue
         _, (test, _), drawn = real_and_drawn(parser, paths.values())
-        found = [variety(digit_features(test), digit_features(images)) for images in drawn.values()]
+        of_test = digit_features(test) if of_test is None else of_test
+        found = [variety(of_test, digit_features(images)) for images in drawn.values()]
         columns = {metric: [metrics[metric] for metrics in found] for metric in found[0]}
         seeds = f"{min(paths)} to {max(paths)}" if len(paths) > 1 else str(*paths)
         cells = [compare.mean_and_spread(values, 3) for values in columns.values()]
@@ -113,9 +117,12 @@ def main():
     parser = Parser("Variety of generated digits, and their nearest training images.")
     add_generator(parser, nargs="+", default=[REFERENCE_GENERATOR, BEST_GENERATOR])
     parser.add_argument("--keep", action="store_true", help=KEEP)
-    parser.add_argument("--runs", help="a folder of benchmarks.compare, whose runs are asked instead")
-    parser.add_argument("--noise", action="store_true", help="draw from wider and wider noise instead")
-    parser.add_argument("--picture", help="where to draw the last one's digits above their nearest training images")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--runs", help="the folder of benchmarks.compare's runs, whose averages are measured instead")
+    what.add_argument(
+        "--noise", action="store_true", help="the last generator's digits from wider and wider noise instead"
+    )
+    what.add_argument("--picture", help="where to draw the last one's digits above their nearest training images")
     opt = parser.parse_args()
     if opt.runs:
         return show(opt.keep, "variety_of_runs", *of_runs(parser, opt.runs))

@@ -133,7 +133,7 @@ def check_compiler():
     newer = newer_libstdcxx(loaded_libstdcxx())
     if newer:
         sys.exit(
-            f"An older libstdc++ is loaded ({loaded_libstdcxx()[0]}), with which Jittor's compiled code cannot be. "
+            f"An older libstdc++ is loaded ({loaded_libstdcxx()[0]}), with which nothing that Jittor compiles can run. "
             f"Put LD_PRELOAD={newer} before the command, or: conda install -c conda-forge libstdcxx-ng"
         )
 

@@ -59,7 +59,7 @@ def test_several_processes_without_jittors_compiler(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes, sizes", [("3", "64"), ("12", "64"), ("64", "64 and of the last batch, 32")])
+@pytest.mark.parametrize("processes, sizes", [("3", "64"), ("12", "64"), ("64", "64 and 32")])
 def test_a_batch_that_the_processes_cannot_share_equally(tmp_path, monkeypatch, processes, sizes):
     monkeypatch.setitem(ENVIRONMENT, "OMPI_COMM_WORLD_SIZE", processes)
     refused(tmp_path, SCRIPT, names=["--batch_size", f"{processes} processes", sizes])

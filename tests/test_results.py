@@ -48,7 +48,7 @@ def test_tables_have_not_drifted_from_the_logs(page):
 def test_every_table_has_its_file():
     """If this fails, a table of NO_FILE_YET has one now."""
     shown = {match[2] for page in tables.PAGES for match in tables.MARKED.finditer((ROOT / page).read_text("utf-8"))}
-    from_logs = {"beside", "reference", "configurations", "search", *compare.tables()}
+    from_logs = {"beside", "reference", "configurations", "search", "speed", *compare.tables()}
     files = {path.stem for path in Path(common.KEPT).glob("*.json")}
     assert shown - from_logs - files == NO_FILE_YET and files <= shown
 
@@ -240,10 +240,10 @@ def test_what_is_said_of_the_search():
     assert [i for i in range(1, 100) if losses[i] >= 2 * losses[i - 1]] == [87 - 1]
     for seed in (10, 11, 12):
         steady = dict(compare.measures(log(f"search/rate_b2/seed{seed}.json")))
-        assert all(steady[epoch]["digit_fid"] < 4 for epoch in range(40, 90, 10))
-        assert steady[100]["digit_fid"] > steady[80]["digit_fid"]
+        assert all(steady[epoch]["digit_fid"] < 4 for epoch in range(40, 100, 10))
+        assert not steady[100]["breakdowns"] and np.mean([steady[epoch]["digit_fid"] for epoch in compare.LAST]) <= 4
     others = [dict(compare.measures(log(f"search/{name}/seed10.json"))) for name in ("rate8_b2", "rate_dropout")]
-    assert not any(found[100]["breakdowns"] for found in (steady, *others))
+    assert not any(found[100]["breakdowns"] for found in others)
     recall = {row[0]: float(row[3].split()[0]) for row in kept("variety_of_runs")}
     real = float(kept("variety")[0][2])
     assert max(recall.values()) < 0.80 < real and min(recall, key=recall.get) == "`--lr_d 0.0004 --dropout --ema 0.999`"

@@ -243,7 +243,9 @@ def check_training_flags(parser, opt, checkpoint):
         )
     if any(batch % PROCESSES for batch in batches):
         sizes = " and ".join(map(str, batches))
-        parser.error(f"argument --batch_size: {PROCESSES} processes must share every batch evenly, of {sizes} images")
+        parser.error(
+            f"argument --batch_size: {PROCESSES} processes must share each batch evenly, but there are {sizes} images"
+        )
     check_memory(parser, opt, facts)
 
 

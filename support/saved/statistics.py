@@ -52,7 +52,7 @@ def from_arrays(arrays, path):
     values, vectors = linalg.eigh(covariance)
     rounding = len(mean) * np.finfo(np.float64).eps * max(values[-1], 0)
     if values[0] < -1e-6 * max(values[-1], 0) or values[-1] < 0:
-        raise ValueError(f"{path}: its covariance is not one, as it has a negative variance in one direction")
+        raise ValueError(f"{path}: its covariance matrix is wrong: it has a negative variance in one direction")
     kept = values > rounding
     factor = np.sqrt(values[kept])[:, None] * vectors.T[kept]
     if not own:
