@@ -168,7 +168,7 @@ def drop_settings():
     for name in dropped:
         del os.environ[name]
     if dropped:
-        say(f"Ignored, as Jittor would compute in another way: the environment's {', '.join(dropped)}.")
+        say(f"Ignored, as Jittor would compute in another way: {', '.join(dropped)} in the environment.")
 
 
 def check_lock(utils):

@@ -117,7 +117,7 @@ def test_whatever_ends_a_write_leaves_what_was_there(tmp_path, error):
 def test_what_is_no_file_is_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
-    for name, what in (("pipe", "no file that can be replaced"), ("folder", "Is a directory")):
+    for name, what in (("pipe", "not a file that can be replaced"), ("folder", "Is a directory")):
         with pytest.raises(OSError, match=what):
             atomic_write(str(tmp_path / name), lambda file: file.write(b"new"))
     assert sorted(os.listdir(tmp_path)) == ["folder", "pipe"]
