@@ -41,6 +41,13 @@ def show(keep, name, head, rows, **facts):
         file.write(json.dumps({**made, **facts, "head": head, "rows": rows}, indent=1) + "\n")
 
 
+def read_kept(name):
+    """Returns head and rows of a table that a benchmark kept."""
+    with open(os.path.join(KEPT, f"{name}.json")) as file:
+        kept = json.load(file)
+    return kept["head"], kept["rows"]
+
+
 def check_generator(path):
     """Raises ValueError unless a file holds a generator that was trained on MNIST, whose digits it is compared with."""
     if read_generator(path)[2] != MNIST.sha256:
@@ -75,7 +82,7 @@ def draw_seeded(parser, paths, labels, width=1.0):
     return drawn
 
 
-def real_and_drawn(parser, paths, width=1.0):
+def real_and_drawn(parser, paths):
     """Returns images and labels of training digits and of test digits, and {path: images of its generator's digits}.
 
     10,000 of each, of the generators' size: training digits that the classifier never saw, generated ones of the test
@@ -84,7 +91,7 @@ def real_and_drawn(parser, paths, width=1.0):
     from support.digit_classifier import split
     from support.mnist import load_mnist
 
-    drawn = draw_seeded(parser, paths, load_mnist(train=False).arrays()[1], width)
+    drawn = draw_seeded(parser, paths, load_mnist(train=False).arrays()[1])
     img_size = next(iter(drawn.values())).shape[-1]
     return split(seen=False, img_size=img_size), load_mnist(False, img_size).arrays(), drawn
 

@@ -16,7 +16,6 @@ only where p is below 0.05 after Holm's correction over the whole table.
 """
 
 import functools
-import json
 import os
 import shutil
 import signal
@@ -24,10 +23,9 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from benchmarks import differences
-from benchmarks.common import KEPT, markdown
+from benchmarks.common import markdown, read_kept
 from support import limits
 from support.flags import Parser, command_line
 from support.inception_weights import sha256
@@ -222,7 +220,7 @@ def as_good(metric, metrics):
 
 @functools.lru_cache(None)
 def real_accuracy():
-    (_, accuracy, _), *_ = json.loads(Path(KEPT, "scale.json").read_text())["rows"]
+    _, ((_, accuracy, _), *_) = read_kept("scale")
     return float(accuracy)
 
 

@@ -6,12 +6,11 @@ A table stands between <!-- NAME --> and <!-- end of NAME -->. One that is not m
 results/tables holds no NAME.json, which a benchmark writes with --keep.
 """
 
-import json
 import re
 from pathlib import Path
 
 from benchmarks import compare
-from benchmarks.common import KEPT, markdown
+from benchmarks.common import KEPT, markdown, read_kept
 from support.saved.log import name_of, read_log
 from support.saved.paths import PROJECT, REFERENCE_LOG
 
@@ -72,12 +71,6 @@ def speed_table():
             rows.append([name, *(cells[f"cgan to {peer}"] for peer in peers)])
     rows.append(["[a GPU](#on-a-gpu)", *({row[0]: row[-1] for row in gpu}[peer] for peer in peers)])
     return markdown(["", *peers.values()], rows)
-
-
-def read_kept(name):
-    """Returns head and rows of a table that a benchmark kept."""
-    kept = json.loads(Path(KEPT, f"{name}.json").read_text())
-    return kept["head"], kept["rows"]
 
 
 def written(text):

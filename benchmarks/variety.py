@@ -18,7 +18,7 @@ import os
 import numpy as np
 
 from benchmarks import compare
-from benchmarks.common import KEEP, add_generator, digit_features, real_and_drawn, show
+from benchmarks.common import KEEP, add_generator, digit_features, draw_seeded, real_and_drawn, show
 from support.flags import Parser
 from support.saved.paths import BEST_GENERATOR, REFERENCE_GENERATOR, checkpoint_path
 
@@ -70,7 +70,10 @@ def variety(real, generated):
 
 def of_runs(parser, folder):
     """Returns head and rows of the table of the finished runs of benchmarks.compare in a folder, its search too."""
-    runs, rows, of_test = {}, [], None
+    from support.mnist import load_mnist
+
+    (test, labels), runs, rows = load_mnist(train=False).arrays(), {}, []
+    of_test = digit_features(test)
     for name, flags in (*compare.planned(), *compare.planned(search=True)):
         path = checkpoint_path(os.path.join(folder, name, f"seed{flags['seed']}"))
         finished = os.path.exists(compare.kept_log(name, flags["seed"]))
@@ -79,8 +82,7 @@ def of_runs(parser, folder):
     for name, paths in runs.items():
         if not all(paths.values()):
             continue
-        _, (test, _), drawn = real_and_drawn(parser, paths.values())
-        of_test = digit_features(test) if of_test is None else of_test
+        drawn = draw_seeded(parser, paths.values(), labels)
         found = [variety(of_test, digit_features(images)) for images in drawn.values()]
         columns = {metric: [metrics[metric] for metrics in found] for metric in found[0]}
         seeds = f"{min(paths)} to {max(paths)}" if len(paths) > 1 else str(*paths)
@@ -95,11 +97,13 @@ def of_noise(parser, path):
     """Returns head and rows of the table of a generator that draws from wider noise."""
     from fid import frechet_distance
     from support.digit_classifier import load, read_labels
+    from support.mnist import load_mnist
 
-    classifier, rows = load(), []
-    for width in WIDTHS:
-        _, (test, labels), drawn = real_and_drawn(parser, [path], width)
-        (of_drawn, read), (of_test, _) = (read_labels(classifier, images) for images in (*drawn.values(), test))
+    labels, classifier, rows = load_mnist(train=False).arrays()[1], load(), []
+    drawn = {width: images for width in WIDTHS for images in draw_seeded(parser, [path], labels, width).values()}
+    of_test = digit_features(load_mnist(False, drawn[WIDTHS[0]].shape[-1]).arrays()[0])
+    for width, images in drawn.items():
+        of_drawn, read = read_labels(classifier, images)
         metrics = variety(of_test, of_drawn)
         scores = [f"{(read == labels).mean():.4f}", f"{frechet_distance(of_drawn, of_test):.2f}"]
         rows.append([f"{width}", *scores, *(f"{value:.3f}" for value in metrics.values())])
@@ -117,12 +121,11 @@ def main():
     parser = Parser("Variety of generated digits, and their nearest training images.")
     add_generator(parser, nargs="+", default=[REFERENCE_GENERATOR, BEST_GENERATOR])
     parser.add_argument("--keep", action="store_true", help=KEEP)
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--runs", help="the folder of benchmarks.compare's runs, whose averages are measured instead")
-    what.add_argument(
+    parser.add_argument("--runs", help="the folder of benchmarks.compare's runs, whose averages are measured instead")
+    parser.add_argument(
         "--noise", action="store_true", help="the last generator's digits from wider and wider noise instead"
     )
-    what.add_argument("--picture", help="where to draw the last one's digits above their nearest training images")
+    parser.add_argument("--picture", help="where to draw the last one's digits above their nearest training images")
     opt = parser.parse_args()
     if opt.runs:
         return show(opt.keep, "variety_of_runs", *of_runs(parser, opt.runs))

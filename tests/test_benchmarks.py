@@ -10,6 +10,7 @@ from argparse import Namespace
 
 import numpy as np
 import pytest
+from conftest import run
 
 import cgan
 from benchmarks import common, jittor_rows, plain, timing
@@ -109,6 +110,12 @@ def test_ratios_are_within_a_round(monkeypatch):
     assert rounds.median(ours, timing.STEP) == 7 and rounds.ratio(ours, jax, timing.STEP) == "0.70"
     assert rounds.ratio(ours, jax, timing.STEP, span=True) == "0.70 (0.50 to 2.00)"
     assert rounds.facts()["steps"][1]["ms a step"] == [1, 60, 10]
+
+
+@pytest.mark.parametrize("name", ["accuracy_score", "compare", "epoch_time", "few_images", "variety"])
+def test_flags_are_parsed(name):
+    process = run("-m", f"benchmarks.{name}", "--help")
+    assert process.returncode == 0 and "usage" in process.stdout, process.stderr
 
 
 def test_jaxlib_without_avx512(tmp_path, monkeypatch):

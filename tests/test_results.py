@@ -34,8 +34,7 @@ def log(name):
 
 
 def kept(name):
-    """Returns the rows of a table that a benchmark kept."""
-    return log(f"tables/{name}.json")["rows"]
+    return common.read_kept(name)[1]
 
 
 @pytest.mark.parametrize("page", tables.PAGES)
