@@ -37,14 +37,17 @@ EPOCHS, FEW_EPOCHS, LAST = 100, 10, (80, 90, 100)
 MIDDLE = 40  # the epoch from which on the report sees the discriminator win
 # With --ema, a run trains as without; a GPU is not for many runs at once
 SHARED = {"n_epochs": EPOCHS, "ema": 0.999, "cpu": True}
-REPORT, PLAIN = "report", "plain"
+REPORT, PLAIN, BEST = "report", "plain", "best"
 # {name: (flags beside or instead of SHARED, how many seeds)}
 CONFIGURATIONS = {
-    REPORT: ({}, 5),
-    "lr_d": ({"lr_d": 0.00015}, 3),
-    "hidden_d": ({"hidden_d": 256}, 3),
-    "dropout": ({"dropout": True}, 3),
-    "two_rates": ({"lr_d": 0.0004}, 3),
+    REPORT: ({}, 8),
+    "lr_d": ({"lr_d": 0.00015}, 5),
+    "lr_d_half": ({"lr_d": 0.0001}, 5),
+    "hidden_d_384": ({"hidden_d": 384}, 5),
+    "hidden_d": ({"hidden_d": 256}, 5),
+    "dropout": ({"dropout": True}, 5),
+    "two_rates": ({"lr_d": 0.0004}, 5),
+    BEST: ({"lr_d": 0.0004, "b2": 0.99}, 5),
     PLAIN: ({"n_epochs": FEW_EPOCHS}, 5),
 }
 # What was tried for a best, in the same way but for the seeds, which are not those that decide
@@ -194,6 +197,12 @@ def mean_and_spread(values, digits):
     """Returns mean ± standard deviation; a single value as it is."""
     spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.{digits}f}{spread}"
+
+
+def typical(row):
+    """Returns the seed of a row's typical run: its digit FID at the end is the median, of an even number the lower."""
+    digit_fids = means(read_rows(), LAST)[row]["digit_fid"]
+    return digit_fids.index(statistics.median_low(digit_fids))
 
 
 def cell(metrics, metric):

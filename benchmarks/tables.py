@@ -47,7 +47,7 @@ def beside_the_report():
 def fill_configurations(table):
     """Returns a Markdown table whose rows begin with flags and words, filled with the comparison's figures at its end.
 
-    Its other rows stay: they are in the page's language.
+    A row without flags is that of real digits. The words are in the page's language.
     """
     ends = {compare.flags_of(row): found for row, found in compare.means(compare.read_rows(), compare.LAST).items()}
 
@@ -57,7 +57,9 @@ def fill_configurations(table):
         cells = [compare.cell(values, metric) for metric in ("balance", *compare.SCORES)]
         return f"| `{match[1]}` | {match[2]} | {' | '.join(counts + cells)} |"
 
-    return re.sub(r"^\| `([^`]*)` \| ([^|]*) \|.*$", row, table, flags=re.MULTILINE)
+    _, *real = read_kept("scale")[1][0]
+    table = re.sub(r"^\| `([^`]*)` \| ([^|]*) \|.*$", row, table, flags=re.MULTILINE)
+    return re.sub(r"^\| \| ([^|]*) \|.*$", rf"| | \1 | | | | {' | '.join(real)} |", table, flags=re.MULTILINE)
 
 
 def speed_table():

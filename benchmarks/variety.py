@@ -127,6 +127,8 @@ def main():
     )
     parser.add_argument("--picture", help="where to draw the last one's digits above their nearest training images")
     opt = parser.parse_args()
+    if sum(map(bool, (opt.runs, opt.noise, opt.picture))) > 1:
+        parser.error("--runs, --noise and --picture cannot be given together")
     if opt.runs:
         return show(opt.keep, "variety_of_runs", *of_runs(parser, opt.runs))
     if opt.noise:
