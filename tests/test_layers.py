@@ -1,5 +1,6 @@
 """The layers written for speed compute what jittor.nn's compute, values and gradients."""
 
+import functools
 import subprocess
 from pathlib import Path
 
@@ -134,10 +135,11 @@ def test_labels_beside_an_input(order):
     rng = np.random.default_rng(0)
     parts = [nn.Linear(7, 600), nn.LeakyReLU(0.2), nn.Linear(600, 20), nn.LeakyReLU(0.2), nn.Linear(20, 2)]
     table = Embedding(5, 3)
-    inputs = [(rng.integers(0, 4, 33).astype(np.int32), rng.standard_normal((33, 4)).astype(np.float32)) for _ in range(2)]
+    looks = [(rng.integers(0, 4, 33).astype(np.int32), rng.standard_normal((33, 4)).astype(np.float32)) for _ in "ab"]
     weighting, found = rng.standard_normal((33, 2)).astype(np.float32), []
-    for model, look_up in ((FusedSequential(*parts), table), (Plain(*parts), lambda labels: nn.Embedding.execute(table, labels))):
-        loss = sum((model(look_up(jt.array(labels)), jt.array(x)) * weighting).sum() for labels, x in inputs)
+    plain = Plain(*parts), functools.partial(nn.Embedding.execute, table)
+    for model, look_up in ((FusedSequential(*parts), table), plain):
+        loss = sum((model(look_up(jt.array(labels)), jt.array(x)) * weighting).sum() for labels, x in looks)
         trained = [table.weight, *(p for layer in parts for p in layer.parameters())]
         if order == 2:
             loss = sum((gradient * gradient).sum() for gradient in jt.grad(loss, trained, retain_graph=True))
