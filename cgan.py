@@ -177,7 +177,7 @@ REAL_ABOVE = 0.5  # the validity above which the discriminator's answer counts a
 def training_step(opt, generator, discriminator, optimizer_G, optimizer_D, real_images, labels):
     """Trains both networks on a batch (report: one step); returns {name: loss} to record."""
     batch_size = real_images.shape[0]
-    valid, fake = jt.full((batch_size, 1), 1.0), jt.full((batch_size, 1), 0.0)
+    valid, fake = jt.ones((batch_size, 1)), jt.zeros((batch_size, 1))
 
     # Generator: its digits should pass as real
     noise = jt.randn(batch_size, opt.latent_dim)

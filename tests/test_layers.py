@@ -1,6 +1,5 @@
 """The layers written for speed compute what jittor.nn's compute, values and gradients."""
 
-import functools
 import subprocess
 from pathlib import Path
 
@@ -127,35 +126,6 @@ def test_discriminators_stack(n):
 
     ours = compare(layers(), layers(), [1024, 10], n)
     assert [type(part) for part in ours.parts([1024, 10])] == [Stack]
-
-
-@pytest.mark.parametrize("order", [1, 2])
-def test_labels_beside_an_input(order):
-    """Two looks with one table, as a discriminator has them; on a GPU a stack looks labels up itself."""
-    rng = np.random.default_rng(0)
-    parts = [nn.Linear(7, 600), nn.LeakyReLU(0.2), nn.Linear(600, 20), nn.LeakyReLU(0.2), nn.Linear(20, 2)]
-    table = Embedding(5, 3)
-    looks = [(rng.integers(0, 4, 33).astype(np.int32), rng.standard_normal((33, 4)).astype(np.float32)) for _ in "ab"]
-    weighting, found = rng.standard_normal((33, 2)).astype(np.float32), []
-    plain = Plain(*parts), functools.partial(nn.Embedding.execute, table)
-    for model, look_up in ((FusedSequential(*parts), table), plain):
-        loss = sum((model(look_up(jt.array(labels)), jt.array(x)) * weighting).sum() for labels, x in looks)
-        trained = [table.weight, *(p for layer in parts for p in layer.parameters())]
-        if order == 2:
-            loss = sum((gradient * gradient).sum() for gradient in jt.grad(loss, trained, retain_graph=True))
-        with layers.gradients_once():
-            gradients = jt.grad(loss, trained)
-        layers.graph.sum_looks(gradients)
-        found.append([gradient.numpy() for gradient in gradients])
-    for ours, theirs in zip(*found):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * max(np.abs(theirs).max(), 0.1))
-    assert order == 2 or (found[0][0][:4].any(1).all() and not found[0][0][4].any())
-
-
-def test_a_label_that_the_table_does_not_have_gives_nan():
-    model, table = FusedSequential(nn.Linear(7, 5)), Embedding(5, 3)
-    y = model(table(jt.array([4, 5, -1])), jt.randn(3, 4)).numpy()
-    assert np.isnan(y).all(1).tolist() == [False, True, True]
 
 
 @pytest.mark.parametrize("network", ["generator", "discriminator"])

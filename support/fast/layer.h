@@ -13,10 +13,8 @@ struct Layer : StackPlan::Layer {  // y = activation(norm(weight x + bias)); wha
 };
 
 struct Input {  // of several that lie side by side in x
-    const float* rows;  // (n, width), or if there are labels a table's (size, width)
+    const float* rows;  // (n, width)
     long width;
-    const int* labels;
-    long size;
 };
 
 struct Sum {  // of two arrays

@@ -125,12 +125,6 @@ struct Few {
 struct Look {
     const float *x, *delta;
 };
-struct Table {  // whose rows the labels of both looks name, which lie at `offset` in x
-    const int *labels, *other_labels;
-    const float* weight;  // of the first layer
-    float* gradient;
-    long rows, width, offset;
-};
 typedef Few<Layer, MOST_LAYERS> Layers;
 typedef Few<Look, 2 * MOST_LAYERS> Looks;
 typedef Few<Sum, 3 * MOST_LAYERS> Sums;
@@ -141,13 +135,9 @@ static __host__ __device__ int blocks_of(long n, long unit) { return (n + unit -
 static KERNEL forward_all(Layers layers, int n, Inputs inputs, float* kept, float* y) {
     int offset = 0, n_in = layers.all[0].n_in;
     for (int i = 0; i < inputs.n; i++) {
-        const Input& input = inputs.all[i];
-        int width = input.width;
-        for (int at = blockIdx.x * THREADS + threadIdx.x; at < n * width; at += gridDim.x * THREADS) {
-            int row = input.labels ? input.labels[at / width] : at / width;
-            bool known = !input.labels || (row >= 0 && row < input.size);
-            kept[at / width * n_in + offset + at % width] = known ? input.rows[row * width + at % width] : NAN;
-        }
+        int width = inputs.all[i].width;
+        for (int at = blockIdx.x * THREADS + threadIdx.x; at < n * width; at += gridDim.x * THREADS)
+            kept[at / width * n_in + offset + at % width] = inputs.all[i].rows[at];
         offset += width;
     }
     for (int layer = 0; layer < layers.n; layer++) {
@@ -185,32 +175,9 @@ static KERNEL input_gradient(Layer l, int n, const float* delta, float* dx, int 
     product_all<false>(delta, l.n_out, weight, dx, n, blockIdx.x * FEATURES, width);
 }
 
-// The gradient of a row of the table: what all items with this label bring, added up, and then through the first layer.
-static __device__ void table_gradient(const Table& t, int label, const Layer& l, int n, const Looks& looks, int layers) {
-    float* sums = shared_memory();
-    for (int first = 0; first < l.n_out; first += THREADS) {
-        int k = first + threadIdx.x;
-        float sum = 0;
-        for (int i = 0; i < looks.n / layers * n && k < l.n_out; i++)
-            if ((i < n ? t.labels : t.other_labels)[i % n] == label) sum += looks.all[i / n * layers].delta[i % n * l.n_out + k];
-        __syncthreads();
-        sums[threadIdx.x] = sum;
-        __syncthreads();
-        for (int j = threadIdx.x / 32; j < t.width; j += WARPS) {
-            float sum = 0;
-            for (int k = threadIdx.x % 32; k < THREADS && first + k < l.n_out; k += 32)
-                sum += sums[k] * t.weight[(first + k) * l.n_in + t.offset + j];
-            sum = total(sum);
-            float* to = t.gradient + label * t.width + j;
-            if (first_thread()) *to = first ? *to + sum : sum;
-        }
-    }
-}
-
 // d_weight (n_out, n_in) = delta' x: a block computes ITEMS x COLUMNS of it, of whatever layer, and of all looks the
-// sum; the last blocks compute `sums` and the gradient of `table`.
-static __global__ __launch_bounds__(THREADS, 2) void weight_gradients(Layers layers, int n, Looks looks, Sums sums,
-                                                                      Table table) {
+// sum; the last blocks compute `sums`.
+static __global__ __launch_bounds__(THREADS, 2) void weight_gradients(Layers layers, int n, Looks looks, Sums sums) {
     int block = blockIdx.x;
     for (int layer = 0; layer < layers.n; layer++) {
         const Layer& l = layers.all[layer];
@@ -229,7 +196,6 @@ static __global__ __launch_bounds__(THREADS, 2) void weight_gradients(Layers lay
             });
         return;
     }
-    if (block >= sums.n) return table_gradient(table, block - sums.n, layers.all[0], n, looks, layers.n);
     const Sum& s = sums.all[block];
     for (int i = threadIdx.x; i < s.n; i += THREADS) s.sum[i] = s.a[i] + s.b[i];
 }
@@ -267,14 +233,13 @@ static void backward_input(const Layer& l, long n, const float* delta, float* dx
 }
 
 // looks: the layers, once or twice, as often as they were used; the gradients, sums of all, go where the first says.
-static void backward_weights(std::vector<std::vector<Layer>>& looks, const std::vector<Sum>& sums, const Table& table,
-                             long n) {
-    int blocks = sums.size() + table.rows;
+static void backward_weights(std::vector<std::vector<Layer>>& looks, const std::vector<Sum>& sums, long n) {
+    int blocks = sums.size();
     for (const Layer& l : looks[0]) blocks += blocks_of(l.n_out, ITEMS) * blocks_of(l.n_in, COLUMNS);
     std::vector<Look> of_looks;
     for (auto& layers : looks)
         for (const Layer& l : layers) of_looks.push_back({l.x, l.delta});
-    weight_gradients<<<blocks, THREADS>>>(looks[0], n, of_looks, sums, table);
+    weight_gradients<<<blocks, THREADS>>>(looks[0], n, of_looks, sums);
 }
 
 }  // namespace fast

@@ -8,7 +8,6 @@
 #include <deque>
 #include <map>
 
-#include "lookup_op.h"
 #include "ops/op_register.h"
 #include "var.h"
 
@@ -27,9 +26,7 @@ namespace jittor {
 static auto& plans = *new std::deque<StackPlan>;  // never deleted: what is Python's in it would go after Python
 static bool once = false, narrow = false;
 EXTERN_LIB bool no_grad;
-DECLARE_FLAG(int, use_cuda);
 static auto make_stack = get_op_info("stack").get_constructor<vector<VarPtr>, int, int, int64, int64, vector<Var*>&&>();
-static auto look_up = get_op_info("lookup").get_constructor<VarPtr, Var*, Var*, int64>();
 
 int new_plan(const vector<int64>& sizes, const vector<float64>& numbers, const vector<int64>& widths, GradCallback&& second) {
     StackPlan plan;
@@ -80,20 +77,19 @@ StackOp::StackOp(int kind, int plan_number, int64 n, int64 index, vector<Var*>&&
         for (auto& l : layers) kept += l.norm * (items + 1) * l.n_out;
         make({n, layers.back().n_out});
         make({kept});
-        size_t first = plan->widths.size() + plan->shapes.size();
-        for (size_t i = first; i < first + 2 * plan->norms; i++) make(vars[i]->shape)->share_with(vars[i]);
+        for (size_t i = vars.size() - 2 * plan->norms; i < vars.size(); i++) make(vars[i]->shape)->share_with(vars[i]);
     }
     if (kind == OUTPUT || kind == GRADIENT) make(vars[0]->shape)->share_with(vars[0]);
     if (kind == BACKWARD) make({deltas}), make_all(1);
     if (kind == WEIGHTS) make_all(2);
-    if (kind == WEIGHTS && vars.size() > 5) make_all(1);
-    if (kind == WEIGHTS && index >= 0) make(vars.back()->shape);
+    if (kind == WEIGHTS && vars.size() > 2) make_all(1);
     if (kind == INPUT) make({n, plan->widths[index]});
 }
 
 void StackOp::grads(Var** douts, VarPtr* dins) {
     if (!douts[0]) return;
     size_t inputs = plan->widths.size(), all = inputs + plan->shapes.size();
+    vector<Var*> rest(from.begin() + 2, from.end());  // inputs and parameters
     if (kind == GRADIENT) {
         vector<Var*> vars(all, nullptr);
         vars[index] = douts[0];
@@ -101,28 +97,21 @@ void StackOp::grads(Var** douts, VarPtr* dins) {
         plan->second.func(vars.size(), vars.data(), 1 + all, dins + 1);
         return;
     }
-    vector<Var*> rest(from.begin() + 2, from.begin() + 2 + all);  // inputs and parameters
-    Var *dy = douts[0], *kept = from[1], *labels = index < 0 ? nullptr : from.back(), *table = labels ? rest[index] : nullptr;
-    VarPtr looked_up;
-    if (labels && !once) looked_up = look_up(table, labels, 0), rest[index] = looked_up.ptr;
-    vector<Var*> vars = {dy, kept}, of_weights;
+    Var *dy = douts[0], *kept = from[1];
+    vector<Var*> vars = {dy, kept};
     vars.insert(vars.end(), rest.begin() + inputs, rest.end());
-    auto back = make_stack(BACKWARD, number, n, -1, move(vars));
-    of_weights = {kept, back[0].ptr};
-    if (labels && once) of_weights.insert(of_weights.end(), {labels, rest[inputs], table});
-    auto weights = make_stack(WEIGHTS, number, n, labels && once ? index : -1, move(of_weights));
+    auto back = make_stack(BACKWARD, number, n, 0, move(vars));
+    auto weights = make_stack(WEIGHTS, number, n, 0, {kept, back[0]});
     size_t weight = 0, vector_at = 1;
     for (size_t i = 0; i < all; i++) {
-        bool of_table = labels && i == size_t(index);
-        VarPtr gradient;
-        if (i >= inputs) gradient = move(plan->shapes[i - inputs].size() == 2 ? weights[weight++] : back[vector_at++]);
+        VarPtr gradient = i < inputs                              ? make_stack(INPUT, number, n, i, {back[0], rest[inputs]})[0]
+                          : plan->shapes[i - inputs].size() == 2 ? weights[weight++]
+                                                                 : back[vector_at++];
         if (rest[i]->is_stop_grad()) continue;
-        if (i < inputs) gradient = of_table && once ? move(weights.back()) : move(make_stack(INPUT, number, n, i, {back[0], rest[inputs]})[0]);
         if (!once) {
             vector<Var*> again = {gradient.ptr, dy};
             again.insert(again.end(), rest.begin(), rest.end());
             gradient = move(make_stack(GRADIENT, number, n, i, move(again))[0]);
-            if (of_table) gradient = look_up(gradient, labels, table->shape[0]);
         }
         dins[2 + i] = move(gradient);
     }
@@ -131,18 +120,12 @@ void StackOp::grads(Var** douts, VarPtr* dins) {
 vector<VarHolder*> run_stack(int number, const vector<VarHolder*>& inputs, const vector<VarHolder*>& parameters, const vector<VarHolder*>& running) {
     auto& plan = plans[number];
     auto fits = [](Var* v, const NanoVector& shape) { return v->dtype() == ns_float32 && v->shape == shape; };
-    int64 n = inputs[0]->var->shape[0], index = -1;
-    Var* labels = nullptr;
+    int64 n = inputs[0]->var->shape[0];
     if (inputs.size() != plan.widths.size() || parameters.size() != plan.shapes.size()) return {};
     vector<Var*> vars;
     for (size_t i = 0; i < inputs.size(); i++) {
         vars.push_back(inputs[i]->var);
         if (!fits(vars.back(), {n, plan.widths[i]})) return {};
-        Op* op = use_cuda && !labels ? vars.back()->input() : nullptr;
-        if (!op || strcmp(op->name(), "lookup")) continue;
-        auto* lookup = (LookupOp*)op;
-        if (lookup->rows || lookup->x->shape.size() != 2 || lookup->labels->dtype() != ns_int32) continue;
-        index = i, labels = lookup->labels, vars.back() = lookup->x;
     }
     for (size_t i = 0; i < parameters.size(); i++) {
         vars.push_back(parameters[i]->var);
@@ -150,20 +133,11 @@ vector<VarHolder*> run_stack(int number, const vector<VarHolder*>& inputs, const
     }
     vector<Var*> all = vars;
     for (auto* v : running) all.push_back(v->var);
-    if (labels) all.push_back(labels), vars.push_back(labels);
-    auto forward = make_stack(StackOp::FORWARD, number, n, index, move(all));
+    auto forward = make_stack(StackOp::FORWARD, number, n, 0, move(all));
     for (size_t i = 0; i < running.size(); i++) *running[i] = move(forward[2 + i]);
     if (no_grad) return {new VarHolder(move(forward[0]))};
     vars.insert(vars.begin(), {forward[0].ptr, forward[1].ptr});
-    return {new VarHolder(move(make_stack(StackOp::OUTPUT, number, n, index, move(vars))[0]))};
-}
-
-// The WEIGHTS of a BACKWARD that a table is looked up for, if there is one.
-static StackOp* with_table(StackOp* back) {
-    for (Op* op : back->to[0]->outputs())
-        if (auto* weights = is_stack(op, StackOp::WEIGHTS))
-            if (weights->index >= 0) return weights;
-    return nullptr;
+    return {new VarHolder(move(make_stack(StackOp::OUTPUT, number, n, 0, move(vars))[0]))};
 }
 
 void sum_looks(const vector<VarHolder*>& gradients) {
@@ -179,7 +153,6 @@ void sum_looks(const vector<VarHolder*>& gradients) {
             if (!op) break;
             places.push_back(std::find(op->to.begin(), op->to.end(), part) - op->to.begin());
             if (op->kind == StackOp::BACKWARD) places.back() += op->plan->layers.size() - 1;
-            else if (places.back() == op->plan->layers.size()) places.back() = op->plan->shapes.size();  // the table's
             looks.push_back(op->kind == StackOp::WEIGHTS ? is_stack(op->from[1]->input(), StackOp::BACKWARD) : op);
         }
         if (looks.size() < 2 || !looks[0] || !looks[1] || places[0] != places[1]) continue;
@@ -189,12 +162,9 @@ void sum_looks(const vector<VarHolder*>& gradients) {
             vector<Var*> vars;
             for (auto* look : looks) vars.insert(vars.end(), {look->from[1], look->to[0]});
             for (auto* look : looks) vars.insert(vars.end(), look->to.begin() + 1, look->to.end());
-            auto *one = with_table(looks[0]), *other = with_table(looks[1]);
-            int64 index = one && other && one->index == other->index ? one->index : -1;
-            if (index >= 0) vars.insert(vars.end(), {one->from[2], other->from[2], one->from[3], one->from[4]});
-            made = make_stack(StackOp::WEIGHTS, looks[0]->number, looks[0]->n, index, move(vars));
+            made = make_stack(StackOp::WEIGHTS, looks[0]->number, looks[0]->n, 0, move(vars));
         }
-        if (places[0] < made.size()) *gradient = VarPtr(made[places[0]]);
+        *gradient = VarPtr(made[places[0]]);
     }
 }
 
@@ -217,9 +187,6 @@ void StackOp::jit_run() {
     }
     auto in = [&](size_t i) { return from[i]->ptr<float>(); };
     auto out = [&](size_t i) { return to[i]->ptr<float>(); };
-    auto labels = [&](size_t i) { return from[i]->ptr<int>(); };
-    int64 offset = 0;  // of input `index`
-    for (int64 i = 0; i < index; i++) offset += plan->widths[i];
     auto parameters = [&](size_t at) {
         for (auto& l : layers) {
             l.weight = in(at++), l.bias = in(at++);
@@ -240,7 +207,6 @@ void StackOp::jit_run() {
             if (l.norm) l.running_mean = out(at++), l.running_var = out(at++);
         std::vector<fast::Input> rows;
         for (size_t i = 0; i < inputs; i++) rows.push_back({in(i), plan->widths[i]});
-        if (index >= 0) rows[index].labels = labels(from.size() - 1), rows[index].size = from[index]->shape[0];
         fast::forward(layers, rows, n, out(1), out(0));
     }
     if (k == BACKWARD) {
@@ -251,24 +217,18 @@ void StackOp::jit_run() {
         gradients(0, true, false);
         std::vector<std::vector<fast::Layer>> looks;
         std::vector<fast::Sum> sums;
-        size_t n_looks = from.size() > 5 ? 2 : 1, end = from.size() - 1;
-        for (size_t look = 0; look < n_looks; look++) {
+        for (size_t look = 0; look < (from.size() > 2 ? 2 : 1); look++) {
             looks.push_back(layers);
             fast::place(looks.back(), n, in(2 * look), in(2 * look + 1));
         }
-        for (size_t i = 0; n_looks == 2 && i < n_vectors; i++)
+        for (size_t i = 0; from.size() > 2 && i < n_vectors; i++)
             sums.push_back({in(4 + i), in(4 + n_vectors + i), out(n_layers + i), to[n_layers + i]->num});
-#ifdef JIT_cuda
-        fast::Table table = {};
-        if (index >= 0)
-            table = {labels(end - 1 - n_looks), labels(end - 2), in(end - 1), out(to.size() - 1), from[end]->shape[0], plan->widths[index], offset};
-        fast::backward_weights(looks, sums, table, n);
-#else
         fast::backward_weights(looks, sums, n);
-#endif
     }
     if (k == INPUT) {
         layers[0].weight = in(1);
+        int64 offset = 0;
+        for (int64 i = 0; i < index; i++) offset += plan->widths[i];
         fast::backward_input(layers[0], n, in(0), out(0), plan->widths[index], offset);
     }
 }

@@ -25,14 +25,12 @@ struct StackPlan {  // what is the same in every step
 
 struct StackOp final : Op {
     // From inputs, parameters and running statistics: y, and what the gradients need
-    //     FORWARD   inputs, parameters, running, labels -> y, kept, running
-    //     OUTPUT    y, kept, inputs, parameters, labels -> the same y, with a gradient
+    //     FORWARD   inputs, parameters, running -> y, kept, running
+    //     OUTPUT    y, kept, inputs, parameters -> the same y, with a gradient
     // From dy: an operator for each part, as Jittor runs only those that somebody asks for
     //     BACKWARD  dy, kept, parameters -> deltas, gradients of all parameters but weights
-    //     WEIGHTS   kept, deltas -> gradients of weights; of two looks of one network their sum, then of vectors too;
-    //               and, if labels, weight of the first layer and table follow, of the table
+    //     WEIGHTS   kept, deltas -> gradients of weights; of two looks of one network their sum, then of vectors too
     //     INPUT     deltas, weight of the first layer -> gradient of input `index`
-    // On a GPU an input that LookupOp looks up is given as its table, input `index`, and labels; else index is -1.
     // From one of these gradients, which may be differentiated itself: of input or parameter `index`, counted in this order
     //     GRADIENT  gradient, dy, inputs, parameters -> the same gradient, with a gradient
     enum Kind { FORWARD, OUTPUT, BACKWARD, WEIGHTS, INPUT, GRADIENT };
