@@ -118,6 +118,12 @@ def test_flags_are_parsed(name):
     assert process.returncode == 0 and "usage" in process.stdout, process.stderr
 
 
+def test_variety_measures_one_thing_at_a_time():
+    process = run("-m", "benchmarks.variety", "--noise", "--runs", "compared")
+    assert process.returncode == 2 and process.stdout == ""
+    assert process.stderr.splitlines()[-1].endswith("--runs, --noise and --picture cannot be given together")
+
+
 def test_jaxlib_without_avx512(tmp_path, monkeypatch):
     (tmp_path / "site" / "jaxlib").mkdir(parents=True)
     (tmp_path / "site" / "jaxlib" / "__init__.py").touch()

@@ -132,9 +132,3 @@ def test_defaults_are_the_programs(readme):
 def test_the_flags_that_a_run_fixes_are_the_programs():
     (row,) = [row for row in rows(read("docs/resuming.md")) if "fixed: another value" in row]
     assert set(re.findall(r"`--(\w+)`", row)) == {name for name, (_, fixed) in flag_facts().items() if fixed}
-
-
-@pytest.mark.parametrize("readme", READMES)
-def test_the_floor_of_real_digits_is_the_one_of_the_documentation(readme):
-    (floor,) = re.search(r"reads ([\d.]+) of the test images", " ".join(read("docs/results.md").split())).groups()
-    assert re.search(rf"^\| \| [^|]+ \| \| \| \| {floor} \| \|$", read(readme), re.MULTILINE)

@@ -58,7 +58,7 @@ def test_what_is_said_of_variety_and_copies():
     chance = [stats.fisher_exact([[n, 100 - n], [counts[-1], 100 - counts[-1]]])[1] > 0.05 for n in range(101)]
     assert all(chance[n] for n in counts) and chance.index(False, counts[-1]) == 67
     nearer = [round(100 - 100 * float(row[1]) / float(row[2])) for row in (drawn[1], real)]
-    assert (counts[1:], nearer) == ([59, 52], [6, 2])
+    assert (counts[1:], nearer) == ([61, 52], [5, 2])
 
 
 @pytest.mark.parametrize("page", READMES)
@@ -124,16 +124,23 @@ def test_what_is_said_of_the_seeds():
     """If this fails, the logs have changed, and so must the answers to the report's questions, in both languages."""
     rows = compare.read_rows()
     ends, beside = compare.means(rows, compare.LAST), compare.beside_report(rows, compare.LAST)
-    assert seen(beside) == {("dropout", "balance"): "higher", ("lr_d, ema", "digit FID"): "higher"}
-    mean = np.mean(ends[compare.REPORT]["balance"])
-    assert [sum(value > mean for value in ends[row]["balance"]) for row in ("lr_d", "hidden_d")] == [3, 2]
+    assert seen(beside) == {
+        ("lr_d, ema", "digit FID"): "higher",
+        ("dropout", "balance"): "higher",
+        ("dropout", "label accuracy"): "lower",
+        ("best", "balance"): "higher",
+        ("best", "digit FID"): "lower",
+        ("best, ema", "digit FID"): "lower",
+    }
+    real = float(kept("scale")[0][1])
+    assert np.mean(ends["dropout"]["label_accuracy"]) >= real
+    assert sum(value > 30 for value in ends["hidden_d, ema"]["digit_fid"]) == 4
     broken = {row: found["breakdowns"] for row, found in ends.items() if any(found["breakdowns"])}
     assert list(broken) == ["report", "report, ema", "two_rates", "two_rates, ema"]
-    assert (broken["report"], broken["two_rates"]) == ([1, 0, 2, 0, 0], [3, 0, 0])
-    faster, average = rows["two_rates, ema"], rows["report, ema"]
-    for epoch in range(10, 70, 10):
-        assert np.mean(faster[epoch]["digit_fid"]) < np.mean(average[epoch]["digit_fid"])
-    assert min(ends, key=lambda row: np.mean(ends[row]["digit_fid"])) == "two_rates, ema"
+    assert (broken["report"], broken["two_rates"]) == ([0, 2, 1, 0, 0, 0, 0, 0], [3, 0, 1, 1, 1])
+    assert f"{stats.fisher_exact([[4, 1], [0, 5]])[1]:.3f}" == "0.048"
+    assert min(ends, key=lambda row: np.mean(ends[row]["digit_fid"])) == "best, ema"
+    assert np.mean(ends["best, ema"]["digit_fid"]) < 4
     assert seen(compare.beside_report({name: rows[name] for name in (compare.REPORT, compare.PLAIN)}, [10])) == {}
 
 
@@ -173,7 +180,7 @@ def test_what_is_said_of_the_course():
     assert set(sorted(balance, key=balance.get)[-2:]) == {20, 30}
     assert sum(after < before for before, after in zip(runs[10]["d_accuracy"], runs[30]["d_accuracy"])) == 7
     reference = {row["epoch"]: row for row in log("reference/log.json")["evaluations"]}
-    assert all(row["fid"] > reference[40]["fid"] for epoch, row in reference.items() if epoch > 40)
+    assert all(row["fid"] < reference[40]["fid"] for epoch, row in reference.items() if epoch > 40)
 
 
 @pytest.mark.slow
