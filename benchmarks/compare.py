@@ -48,7 +48,7 @@ CONFIGURATIONS = {
     BEST: ({"lr_d": 0.0004, "b2": 0.99}, 5),
     PLAIN: ({"n_epochs": FEW_EPOCHS}, 5),
 }
-# What was tried for a best, in the same way but for the seeds, which are not those that decide
+# What was tried for a best, in the same way but with other seeds
 SEARCH = {
     "search/rate": ({"lr_d": 0.0004}, 1),
     "search/rate_b2": ({"lr_d": 0.0004, "b2": 0.99}, 3),

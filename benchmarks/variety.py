@@ -86,7 +86,11 @@ def of_runs(parser, folder):
         found = [variety(of_test, digit_features(images)) for images in drawn.values()]
         columns = {metric: [metrics[metric] for metrics in found] for metric in found[0]}
         seeds = f"{min(paths)} to {max(paths)}" if len(paths) > 1 else str(*paths)
-        cells = [compare.mean_and_spread(values, 3) for values in columns.values()]
+        far_apart = max(columns["recall"]) >= 2 * min(columns["recall"])  # a mean would lie where no run does
+        cells = [
+            ", ".join(f"{value:.3f}" for value in values) if far_apart else compare.mean_and_spread(values, 3)
+            for values in columns.values()
+        ]
         rows.append([f"`{compare.flags_of(name + compare.EMA)}`", seeds, *cells])
     if not rows:
         parser.error(f"argument --runs: no configuration has all its runs in {folder}")

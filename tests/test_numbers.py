@@ -8,10 +8,12 @@ import json
 import re
 import signal
 
+import numpy as np
 import pytest
 from scipy import stats
 from test_docs import CODE, PAGES, TRANSLATED, read
 
+from benchmarks import compare
 from benchmarks.common import read_kept
 from benchmarks.tables import MARKED
 from support import inception_sources
@@ -40,6 +42,10 @@ def to_its_steps(name):
 def nearer_to_training(row):
     train, test = (cell("copies", row, f"first percentile, to {kind} images") for kind in ("training", "test"))
     return 1 - train / test
+
+
+def best_averages():
+    return compare.means(compare.read_rows(), compare.LAST)[f"{compare.BEST}{compare.EMA}"]["digit_fid"]
 
 
 def step_to_jax():
@@ -82,6 +88,10 @@ COMPUTED = {
     "1.05 times": lambda: to_its_steps("epoch_time"),
     "1.16 times": lambda: to_its_steps("gpu"),
     "0.048": lambda: stats.fisher_exact([[4, 1], [0, 5]])[1],
+    "0.035": lambda: stats.binomtest(61, 100).pvalue,
+    "3.8": lambda: np.mean(best_averages()),
+    "3.3": lambda: stats.t.interval(0.95, 4, np.mean(best_averages()), stats.sem(best_averages()))[0],
+    "4.2": lambda: stats.t.interval(0.95, 4, np.mean(best_averages()), stats.sem(best_averages()))[1],
     "5%": lambda: nearer_to_training("results/best/generator.npz"),
     "2%": lambda: nearer_to_training("other training digits"),
     "16 times": lambda: sum(int(n) for name, n, _ in read_kept("profile")[1] if re.match("layers|Adam", name)),
