@@ -225,10 +225,12 @@ def read_npz(path):
 
 
 def change_log(path, **config):
-    """Sets flags in the log of a checkpoint or generator."""
+    """Sets flags in the log of a checkpoint or generator; of its labels' names there are no more than labels."""
     arrays = read_npz(path)
     log = json.loads(str(arrays["log"]))
     log["config"].update(config)
+    if "labels" in log:
+        log["labels"] = log["labels"][: log["config"]["n_classes"]]
     np.savez(path, **{**arrays, "log": np.array(json.dumps(log))})
 
 
