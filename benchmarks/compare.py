@@ -203,12 +203,15 @@ def typical(row):
     return digit_fids.index(statistics.median_low(digit_fids))
 
 
+def far_apart(values):
+    """Returns whether one run's is at least twice another's: a mean would lie where no run does."""
+    return max(values) >= 2 * min(values)
+
+
 def cell(metrics, metric):
     """Returns mean ± standard deviation of a row's metric; scores run by run if one digit FID is twice another's."""
-    values, digits, digit_fids = metrics[metric], METRICS[metric], metrics["digit_fid"]
-    if metric == "breakdowns" or (metric in SCORES and max(digit_fids) >= 2 * min(digit_fids)):
-        return ", ".join(f"{value:.{digits}f}" for value in values)
-    return mean_and_spread(values, digits)
+    each = metric == "breakdowns" or (metric in SCORES and far_apart(metrics["digit_fid"]))
+    return (differences.run_by_run if each else mean_and_spread)(metrics[metric], METRICS[metric])
 
 
 def table(rows, epochs):
@@ -271,7 +274,7 @@ def search_table():
     for name, log in kept_logs(planned(search=True)):
         found = measures(log)
         lowest, scores = min(found, key=lambda epoch: epoch[1]["digit_fid"])
-        end = ", ".join(f"{values['digit_fid']:.1f}" for epoch, values in found if epoch in LAST)
+        end = differences.run_by_run([values["digit_fid"] for epoch, values in found if epoch in LAST], 1)
         row = [f"`{flags_of(name + EMA)}`", log["config"]["seed"], f"{scores['digit_fid']:.1f}", lowest, end]
         body.append([*map(str, row), str(scores["breakdowns"])])
     end = f"digit FID at epochs {', '.join(map(str, LAST))}"

@@ -43,11 +43,15 @@ def verdicts(compared):
     return found
 
 
+def run_by_run(values, digits):
+    return ", ".join(f"{value:.{digits}f}" for value in values)
+
+
 def table(head, compared):
     """Returns the Markdown table of {(what, of which metric): ...} as verdicts() takes it."""
     body, found = [], verdicts(compared)
     for names, (values, _, digits, _) in compared.items():
-        body.append([*names, ", ".join(f"{value:.{digits}f}" for value in values), "", ""])
+        body.append([*names, run_by_run(values, digits), "", ""])
         if names in found:
             difference, width, p, words = found[names]
             ends = f"{difference - width:+.{digits}f} to {difference + width:+.{digits}f}"

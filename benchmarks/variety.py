@@ -17,7 +17,7 @@ import os
 
 import numpy as np
 
-from benchmarks import compare
+from benchmarks import compare, differences
 from benchmarks.common import KEEP, add_generator, digit_features, draw_seeded, real_and_drawn, show
 from support.flags import Parser
 from support.saved.paths import BEST_GENERATOR, REFERENCE_GENERATOR, checkpoint_path
@@ -86,11 +86,8 @@ def of_runs(parser, folder):
         found = [variety(of_test, digit_features(images)) for images in drawn.values()]
         columns = {metric: [metrics[metric] for metrics in found] for metric in found[0]}
         seeds = f"{min(paths)} to {max(paths)}" if len(paths) > 1 else str(*paths)
-        far_apart = max(columns["recall"]) >= 2 * min(columns["recall"])  # a mean would lie where no run does
-        cells = [
-            ", ".join(f"{value:.3f}" for value in values) if far_apart else compare.mean_and_spread(values, 3)
-            for values in columns.values()
-        ]
+        shown = differences.run_by_run if compare.far_apart(columns["recall"]) else compare.mean_and_spread
+        cells = [shown(values, 3) for values in columns.values()]
         rows.append([f"`{compare.flags_of(name + compare.EMA)}`", seeds, *cells])
     if not rows:
         parser.error(f"argument --runs: no configuration has all its runs in {folder}")
