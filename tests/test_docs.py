@@ -6,7 +6,7 @@ import pytest
 from conftest import ROOT
 
 READMES = ["README.md", "README.zh-CN.md"]
-NEWCOMERS = "从计图热身赛来的同学"  # the contest's, who read Chinese: their section stands there alone
+NEWCOMERS = "写给做计图热身赛的同学"  # the contest's, who read Chinese: their section stands there alone
 PAGES = READMES + [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
 TRANSLATED = {page: page.replace(".zh-CN", "") for page in PAGES if page.endswith(".zh-CN.md")}
 SCRIPTS = ["cgan.py", "fid.py", "plot_curves.py", "support/digit_classifier.py"]
