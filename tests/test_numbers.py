@@ -91,6 +91,7 @@ COMPUTED = {
     "1.05 times": lambda: to_its_steps("epoch_time"),
     "1.16 times": lambda: to_its_steps("gpu"),
     "0.048": lambda: stats.fisher_exact([[4, 1], [0, 5]])[1],
+    "0.0016": lambda: stats.mannwhitneyu(range(5), range(5, 13)).pvalue,  # all five beyond all eight
     "0.035": lambda: stats.binomtest(61, 100).pvalue,
     "3.8": lambda: best_digit_fid()[0],
     "3.3": lambda: best_digit_fid()[1],

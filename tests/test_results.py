@@ -134,8 +134,9 @@ def test_what_is_said_of_the_seeds():
     }
     real = float(kept("scale")[0][1])
     assert np.mean(ends["dropout"]["label_accuracy"]) >= real
-    report, small = ends[compare.REPORT]["digit_fid"], ends["hidden_d"]["digit_fid"]
+    report, half, small = (ends[row]["digit_fid"] for row in (compare.REPORT, "lr_d_half", "hidden_d"))
     assert min(small) > max(report) and sum(value > 10 * max(report) for value in small) == 4
+    assert min(half) > 10 * max(report)
     broken = {row: found["breakdowns"] for row, found in ends.items() if any(found["breakdowns"])}
     assert list(broken) == ["report", "report, ema", "two_rates", "two_rates, ema"]
     assert (broken["report"], broken["two_rates"]) == ([0, 2, 1, 0, 0, 0, 0, 0], [3, 0, 1, 1, 1])
@@ -270,8 +271,9 @@ def test_what_is_said_of_the_search():
     recall = [float(value) for row in kept("variety_of_runs") for value in row[3].split(" ±")[0].split(", ")]
     real = float(kept("variety")[0][2])
     assert max(recall) < 0.80 < real
-    (small,) = [row[3] for row in kept("variety_of_runs") if row[0] == "`--hidden_d 256 --ema 0.999`"]
-    assert sum(float(value) < 0.1 for value in small.split(", ")) == 4
+    recalls = {row[0].strip("`"): row[3].split(", ") for row in kept("variety_of_runs")}
+    for flags, n in {"--lr_d 0.0001 --ema 0.999": 5, "--hidden_d 256 --ema 0.999": 4}.items():
+        assert sum(float(value) < 0.02 for value in recalls[flags]) == n
 
 
 def test_what_is_said_of_wider_noise():
