@@ -79,7 +79,9 @@ def join_seeds(logs):
         config = {key: value for key, value in log["config"].items() if key != "seed"}
         kinds = groupby(filter(kind_of, log["evaluations"]), kind_of)  # and the epochs from which on they changed
         kinds = [(kind, i and next(rows)["epoch"]) for i, (kind, rows) in enumerate(kinds)]
-        same = json.dumps([config, log["environment"].get("code"), log["changes"], kinds], sort_keys=True)
+        changes = [(row.get("config"), row.get("environment", {}).get("code"), row) for row in log["changes"]]
+        changes = [(*what, row.get("epoch")) for *what, row in changes if any(what)]  # threads change no curve
+        same = json.dumps([config, log["environment"].get("code"), changes, kinds], sort_keys=True)
         groups.setdefault(same if "seed" in log["config"] else name, []).append(name)
     joined = {}
     for names in groups.values():

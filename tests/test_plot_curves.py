@@ -193,6 +193,7 @@ def test_runs_that_differ_in_their_seed_are_one_curve(finished_run, figures, tmp
     other, lone, again = (json.loads(json.dumps(log)) for _ in range(3))
     other["config"]["seed"], lone["config"]["lr"] = 1, 0.1
     again["changes"] = [{"epoch": 2, "config": {"lr": 0.1}}]
+    other["changes"] = [{"epoch": 2, "environment": {"threads": "1"}}]  # which is no other curve
     other["epochs"][1]["d_loss"] += 0.5
     logs = {"lone": lone, "a/seed0": log, "a/seed1": other, "again": again}
     joined = join_seeds(logs)

@@ -129,7 +129,6 @@ def test_what_is_said_of_the_seeds():
         ("dropout", "balance"): "higher",
         ("dropout", "label accuracy"): "lower",
         ("best", "balance"): "higher",
-        ("best", "digit FID"): "lower",
         ("best, ema", "digit FID"): "lower",
     }
     real = float(kept("scale")[0][1])
