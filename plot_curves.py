@@ -25,7 +25,7 @@ import numpy as np
 
 from support.flags import Parser, log_file, typed_path
 from support.pages.page import write_page
-from support.runs.resume import check_folders
+from support.runs.resume import check_folder
 from support.saved.log import (
     NAMES,
     ON_INCEPTION,
@@ -290,7 +290,7 @@ def main():
         first = f". First train (python cgan.py), or draw the run that comes with this project: {command}"
         parser.error(f"argument log.json: {error}{'' if all(map(os.path.exists, names)) else first}")
     output_dir = opt.output_dir or os.path.dirname(os.path.abspath(opt.logs[0]))
-    check_folders(parser, output_dir, [""])
+    check_folder(parser, "output_dir", output_dir)
     page = os.path.join(output_dir, "run.html")
     try:
         plot_curves({names[path]: log for path, log in logs.items()}, output_dir)

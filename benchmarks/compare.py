@@ -15,7 +15,6 @@ within the report's are Student's, run by run. Their intervals of 95% hold each 
 only where p is below 0.05 after Holm's correction over the whole table.
 """
 
-import functools
 import os
 import shutil
 import signal
@@ -198,12 +197,6 @@ def mean_and_spread(values, digits):
     return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
-def typical(row):
-    """Returns the seed of a row's typical run: its digit FID at the end is the median, of an even number the lower."""
-    digit_fids = means(read_rows(), LAST)[row]["digit_fid"]
-    return digit_fids.index(statistics.median_low(digit_fids))
-
-
 def far_apart(values):
     """Returns whether one run's is at least twice another's: a mean would lie where no run does."""
     return max(values) >= 2 * min(values)
@@ -226,13 +219,8 @@ def table(rows, epochs):
 
 def as_good(metric, metrics):
     """Returns whether a label accuracy is at least that of real digits, which the classifier never saw."""
-    return metric == "label_accuracy" and statistics.mean(metrics[metric]) >= real_accuracy()
-
-
-@functools.lru_cache(None)
-def real_accuracy():
-    _, ((_, accuracy, _), *_) = read_kept("scale")
-    return float(accuracy)
+    _, ((_, real_accuracy, _), *_) = read_kept("scale")
+    return metric == "label_accuracy" and statistics.mean(metrics[metric]) >= float(real_accuracy)
 
 
 def beside_report(rows, epochs):

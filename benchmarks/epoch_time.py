@@ -1,13 +1,7 @@
 """Times training steps and epochs of cgan.py beside the same experiment in other frameworks.
 
     python -m benchmarks.epoch_time                 3 rounds of about 4 minutes on 2 cores
-    python -m benchmarks.epoch_time --changes       the report's loop in Jittor, and what each change adds to it
-    python -m benchmarks.epoch_time --profile       where a step of cgan.py goes, by Jittor's profiler: half a minute
-    python -m benchmarks.epoch_time --reach         1, 2, 4 ... threads, with and without AVX-512
-    python -m benchmarks.epoch_time --sizes         batches of 32 to 1024, layers 1 to 4 times as wide
-    python -m benchmarks.epoch_time --two           two runs at once, beside one after the other
-    python -m benchmarks.epoch_time --scores        an evaluation's parts, beside PyTorch's Inception
-    python -m benchmarks.epoch_time --first         the first run, which compiles Jittor, and later ones: 3 minutes
+    python -m benchmarks.epoch_time --help          what else can be timed, by a flag
 
 PyTorch and JAX are in requirements-bench.txt. They want another NumPy than Jittor, and so an environment of their own:
 
@@ -142,7 +136,7 @@ def scores(opt):
 
 
 def first(opt):
-    """The README's first commands, each from the command to its end: the very first compiles Jittor."""
+    """The README's first commands, each from the command to its end: the very first compiles Jittor. 3 minutes."""
     draw, look = "--digits 31415926 --output_dir", "--n_epochs 3 --inception_weights none --output_dir"
     commands = {"the first run: digits are drawn": draw, "later: digits are drawn": draw, "a quick look": look}
     seconds = {name: [] for name in commands}
@@ -158,25 +152,17 @@ def first(opt):
 
 
 def profile(opt):
-    """Where a step of cgan.py goes, by Jittor's profiler."""
+    """Where a step of cgan.py goes, by Jittor's profiler: half a minute."""
     subprocess.run([*JITTOR_ROWS, "profile", *(["--keep"] if opt.keep else [])], check=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-
-    def shows(table):
-        return {"dest": "table", "action": "store_const", "const": table, "help": table.__doc__}
-
     parser.add_argument("--rounds", type=whole_number(1), default=3, help="how often each is run (default: 3)")
     parser.add_argument("--steps", type=whole_number(2), help="end every epoch after so many (default: all)")
-    parser.add_argument("--changes", **shows(changes))
-    parser.add_argument("--reach", **shows(reach))
-    parser.add_argument("--sizes", **shows(sizes))
-    parser.add_argument("--two", **shows(two))
-    parser.add_argument("--scores", **shows(scores))
-    parser.add_argument("--first", **shows(first))
-    parser.add_argument("--profile", **shows(profile))
+    tables = {"--changes": changes, "--reach": reach, "--sizes": sizes, "--two": two, "--scores": scores}
+    for flag, table in {**tables, "--first": first, "--profile": profile}.items():
+        parser.add_argument(flag, dest="table", action="store_const", const=table, help=table.__doc__)
     parser.add_argument("--peers", metavar="PYTHON", help="the Python that has PyTorch and JAX")
     parser.add_argument("--keep", action="store_true", help=KEEP)
     opt = parser.parse_args()

@@ -4,13 +4,9 @@
     python -m benchmarks.variety --generator checkpoint.npz --picture nearest.png       another, or several
     python -m benchmarks.variety --runs compared                      all that benchmarks.compare trained in this folder
 
-Prints label accuracy and digit FID of 10,000 digits of each generator, of as many real ones and of noise; then how they
-lie beside the 10,000 test images, and how far each is from the nearest of 10,000 training images and from the nearest
-test image. Copies would lie near training images and not near test images. Every distance is between the digit
-classifier's features of two images. The real digits, which are also the training images of the last table, are those
-that it never saw; the generators did. The picture shows 20 digits of the last generator, each above the nearest of all
-training images. --runs prints mean and standard deviation over the seeds of how the averages' digits lie beside the
-test images, and nothing else; --noise how the last generator's do if the noise is wider than in training.
+docs/results.md explains the tables. Every distance is between the digit classifier's features of two images. The real
+digits, which are also the training images of the last table, are those that it never saw; the generators did. The
+picture shows 20 digits of the last generator, each above the nearest of all training images.
 """
 
 import os

@@ -6,8 +6,7 @@ start.py                its start: what goes wrong there is mended, or said in o
 patches.py              Jittor's own sources, mended as they are loaded;  numpy2.h  so that they take NumPy 2's arrays;
                         jittor_numpy2/  has pip install Jittor beside NumPy 2
 compile.py              has Jittor compile itself in less time, and what is in fast/
-mpi.py                  this process among those that mpirun started
-terminal.py             what a script owes the person who started it: whole lines, and one line at Ctrl-C
+terminal.py             what a script owes the person who started it: whole lines, and one line at Ctrl-C; mpirun's part
 limits.py               how much memory and how many cores this process may use
 flags.py                command lines: types that check what is typed, and a parser
 idx.py                  reads and checks data;  class_folders.py  those with one folder per class;  mnist.py  for Jittor

@@ -4,7 +4,7 @@ import argparse
 import math
 import os
 
-from support.mpi import refuse
+from support.terminal import refuse
 
 MOST = 2**31 - 1
 DEFAULT = "default"  # the word that sets a flag back

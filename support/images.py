@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from support.flags import typed_path
 from support.saved import statistics
+from support.saved.checkpoint import blaming
 from support.saved.paths import GRID, digits_path
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # what Pillow calls them
@@ -32,18 +33,15 @@ def open_image(path):
 
     Raises ValueError that names the file if it cannot be read, or is animated, transparent or in another mode.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, of damage that it reads past
-            with Image.open(path, formats=FORMATS) as image:
-                is_photograph = image.format in ("JPEG", "MPO")  # of its pictures the first is the main one
-                if getattr(image, "is_animated", False) and not is_photograph:
-                    raise ValueError("it is animated or has several pages; save the one that is meant")
-                image = ImageOps.exif_transpose(image)
+    with blaming(f"{path} cannot be read as an image ({', '.join(FORMATS)})"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of damage that it reads past
+        with Image.open(path, formats=FORMATS) as image:
+            is_photograph = image.format in ("JPEG", "MPO")  # of its pictures the first is the main one
+            if getattr(image, "is_animated", False) and not is_photograph:
+                raise ValueError("it is animated or has several pages; save the one that is meant")
+            image = ImageOps.exif_transpose(image)
         if image.mode in ("LA", "PA") or (image.mode in MODES and "transparency" in image.info):
             image = image.convert("RGBA")
-    except Exception as error:  # whatever a damaged file makes its decoder raise
-        raise ValueError(f"{path} cannot be read as an image ({', '.join(FORMATS)}): {error or type(error).__name__}")
     if image.mode not in MODES:
         raise ValueError(f"{path} is not 8-bit gray or RGB, but {image.mode} in PIL's words: convert it first")
     if image.mode == "RGBA" and image.getextrema()[3][0] < 255:
@@ -62,12 +60,6 @@ def is_sheet(path, size):
     tile = (height - 2) // 10  # of ten rows, with 2 pixels between them and around them
     is_grid = GRID.fullmatch(name) and tile >= TILE and (height - 2) % 10 == (width - 2) % tile == 0
     return bool(is_grid or name == os.path.basename(digits_path(""))) and any(map(os.path.isdir, above))
-
-
-def check_image(path):
-    """Raises ValueError that names the file unless it is one image that `open_image` reads."""
-    if is_sheet(path, open_image(path).size):
-        raise ValueError(f"{path} is a run's own sheet of many digits, which would count as one image: leave it out")
 
 
 def is_own(name):
@@ -107,7 +99,8 @@ def find_images(folder):
     if len(paths) < 2:
         raise ValueError(f"must hold at least 2 images ({' '.join(ENDINGS)}), but {folder} holds {len(paths)}{others}")
     for path in paths:
-        check_image(path)
+        if is_sheet(path, open_image(path).size):
+            raise ValueError(f"{path} is a run's own sheet of many digits, which would count as one: leave it out")
     return Images(paths, f"{len(paths)} images in {folder} ({counts}{others})")
 
 
@@ -135,13 +128,10 @@ def array_images(values, path):
 
 def array_source(path):
     """Returns the Images or the Statistics that an .npy or .npz holds; raises ValueError that names what is wrong."""
-    try:
-        with open(path, "rb") as file:
-            found = np.load(file, allow_pickle=False)
-            arrays = {"": found} if isinstance(found, np.ndarray) else dict(found)
-    except Exception as error:  # a damaged file can raise anything
-        raise ValueError(f"{path} cannot be read as .npz or .npy: {error or type(error).__name__}")
-    if statistics.holds_statistics(arrays):
+    with blaming(f"{path} cannot be read as .npz or .npy"), open(path, "rb") as file:
+        found = np.load(file, allow_pickle=False)
+        arrays = {"": found} if isinstance(found, np.ndarray) else dict(found)
+    if any(set(names) <= set(arrays) for names in statistics.NAMES):
         return statistics.from_arrays(arrays, path)
     images = {name: values for name, values in arrays.items() if values.ndim in (3, 4)}
     if len(images) != 1:

@@ -27,11 +27,8 @@ def average_later(branch, count_padding):
 def load_inception(weights=None):
     """Returns Jittor's Inception-v3 in evaluation mode, (N, 3, 299, 299) in [-1, 1] -> (N, 2048).
 
-    weights: as inception_sources.find takes them. Those of the network of 2015 that FID was defined with get that
-    network's pooling. Images enter it as in pytorch-fid (see fid.inception_features), not quite as in TensorFlow in
-    2015: there, x in [0, 255] became (x - 128) / 128, in [-1, 0.992], and the bilinear resizing read pixel i * H / 299
-    for pixel i, without half-pixel centres. Raises OSError if there are no such weights, ValueError that names a file
-    and what is wrong with it.
+    weights: as inception_sources.find takes them. Those that FID was defined with get the pooling of their network
+    (docs/metrics.md). Raises OSError if there are none, ValueError that names a file and what is wrong with it.
     """
     # A path that find_weights returned was read and checked a moment ago
     path = weights if os.path.isabs(weights or "") else inception_sources.find(weights, jt.compiler.ck_path)[1]

@@ -1,5 +1,6 @@
 """How much memory and how many cores this process may use: the container's, a batch system's or the shell's limits."""
 
+import contextlib
 import os
 
 ROOT = "/"
@@ -7,23 +8,18 @@ ROOT = "/"
 
 def held_by_groups(controller, name):
     """Returns the words in the files `name` of this process's control groups, own and above, of version 1 and 2."""
-    words = []
-    try:
-        with open(os.path.join(ROOT, "proc/self/cgroup")) as file:
-            groups = [line.rstrip("\n").split(":", 2) for line in file]
-    except OSError:  # not Linux
-        return words
+    words, groups = [], []
+    with contextlib.suppress(OSError), open(os.path.join(ROOT, "proc/self/cgroup")) as file:
+        groups = [line.rstrip("\n").split(":", 2) for line in file]
     for _, controllers, path in groups:
         if controllers and controller not in controllers.split(","):
             continue
         parts = [part for part in path.split("/") if part not in ("", "..")]
         for depth in range(len(parts), -1, -1):
             folder = os.path.join(ROOT, "sys/fs/cgroup", controllers, *parts[:depth])
-            try:
-                with open(os.path.join(folder, name)) as file:
-                    words += file.read().split()
-            except OSError:  # inside a container, its own group is the topmost one to be seen
-                pass
+            # Inside a container, its own group is the topmost one to be seen
+            with contextlib.suppress(OSError), open(os.path.join(folder, name)) as file:
+                words += file.read().split()
     return words
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from support import idx
 from support.device import jt
-from support.mpi import RANK
+from support.terminal import RANK
 
 transform, MNIST = jt.transform, jt.dataset.mnist.MNIST
 # (codes (n, pixels), labels (n,), grays (256,), order (m,)) -> images and labels of order[first:first + their number]

@@ -28,7 +28,7 @@ import zlib
 from tempfile import NamedTemporaryFile, TemporaryFile
 
 from support import limits, terminal
-from support.mpi import PROCESSES
+from support.terminal import PROCESSES
 
 # What went wrong, by what was said: the first pattern that is found. {line} is the text that it finds.
 SPACE = "free 1 GB, or set JITTOR_HOME to a folder on another disk"

@@ -9,11 +9,21 @@ import signal
 import sys
 import threading
 
-from support.mpi import RANK
-
+RANK = int(os.environ.get("OMPI_COMM_WORLD_RANK", 0))  # of this process among those that mpirun started
+PROCESSES = int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1))
 SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU")  # the last three a batch system's, before it kills
 unfinished = set()  # paths of the files and folders that this process is writing: they go if a signal ends it
 last_words = []  # functions whose sentences are said then
+
+
+def refuse(message):
+    """Ends the program with one line and status 2; of several processes only the first one prints it.
+
+    Here and elsewhere SystemExit comes from None: IPython for Python 3.8 cannot show one that has an error behind it.
+    """
+    if not RANK:
+        print(f"{os.path.basename(sys.argv[0])}: {' '.join(str(message).split())}", file=sys.stderr)
+    raise SystemExit(2) from None
 
 
 def in_ipython():

@@ -9,11 +9,11 @@ import sys
 import time
 
 from support import terminal
-from support.mpi import PROCESSES, RANK, refuse
 from support.pages.pictures import NOT_OURS
 from support.runs.resume import describe_saved, draws, goes_on_in_place, version_of
 from support.saved.checkpoint import Mismatch
 from support.saved.paths import clear_leftovers, foreign_grids, holds_run, lock_path, make_folders
+from support.terminal import PROCESSES, RANK, refuse
 
 WAITS = (1, 5, 15)  # seconds, before a checkpoint or log that could not be written is tried again
 held = {}  # {output_dir: the open lock file} of this process, and {PYTHON: that file}
@@ -27,20 +27,17 @@ def lock_run(output_dir):
     A file is locked, not its folder, as network file systems lock only what is open for writing.
     """
     let_go()  # of what a run that was stopped left locked, in a notebook
-    for _ in range(10):  # a second time only if the folder is deleted at this very moment
-        make_folders(output_dir)
-        lock = open(lock_path(output_dir), "a+")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            with lock:
-                lock.seek(0)
-                return lock.read(1000).strip() or "a process that has just begun"
-        except OSError as error:  # a file system without locks
-            print(f"{output_dir} cannot be locked ({error.strerror}): start no second run there.", file=sys.stderr)
-        held[output_dir] = lock
-        if holds_lock(output_dir):
-            break
+    make_folders(output_dir)
+    lock = open(lock_path(output_dir), "a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with lock:
+            lock.seek(0)
+            return lock.read(1000).strip() or "a process that has just begun"
+    except OSError as error:  # a file system without locks
+        print(f"{output_dir} cannot be locked ({error.strerror}): start no second run there.", file=sys.stderr)
+    held[output_dir] = lock
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {platform.node()}\n")
     lock.flush()
@@ -114,13 +111,13 @@ def insist(output_dir, write):
 
 
 def attempt(output_dir, write, *arguments):
-    """Calls write(*arguments); if a file cannot be written, one line says so, and the run goes on without it.
+    """Returns write(*arguments); if a file cannot be written, one line says so, and the run goes on without it.
 
     Ends the program if the folder is no longer this run's.
     """
     check_lock(output_dir)
     try:
-        write(*arguments)
+        return write(*arguments)
     except OSError as error:
         check_lock(output_dir)
         print(f"{error.filename or output_dir}: {error.strerror or error}. The run goes on.", file=sys.stderr)

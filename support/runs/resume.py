@@ -10,7 +10,6 @@ import numpy as np
 
 from support import idx, limits
 from support.flags import file_for, whole_path
-from support.mpi import PROCESSES
 from support.pages.pictures import NOT_OURS, labels_of
 from support.saved.checkpoint import latest, read_checkpoint, read_generator, read_scores
 from support.saved.classifier import read_classifier
@@ -24,6 +23,7 @@ from support.saved.paths import (
     digits_path,
     is_own_picture,
 )
+from support.terminal import PROCESSES
 
 
 def classifier_file(text):
@@ -48,7 +48,8 @@ def read_flags(parser, argv=None):
         parser.error("argument --n: is how many images --export and --npz write; epochs are --n_epochs")
     if opt.resume is not None and not opt.digits:
         opt, checkpoint = resume(parser, opt, argv)
-    check_folders(parser, opt.output_dir)
+    for name in FOLDERS:
+        check_folder(parser, "output_dir", os.path.join(opt.output_dir, name))
     if opt.digits:
         check_digits(parser, opt)
     else:
@@ -195,12 +196,6 @@ def check_digits(parser, opt):
         opt.rows = labels_of(opt.digits, names)
     except ValueError as error:
         parser.error(f"argument --digits: the generator in {path} {error}")
-
-
-def check_folders(parser, output_dir, names=FOLDERS):
-    """Ends the program if folders under output_dir cannot be made or written; leaves no trace."""
-    for name in names:
-        check_folder(parser, "output_dir", os.path.join(output_dir, name))
 
 
 def check_folder(parser, flag, path):

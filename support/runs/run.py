@@ -19,6 +19,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -31,7 +32,7 @@ from support.pages.page import write_page
 from support.runs import process
 from support.runs.resume import goes_on_in_place
 from support.saved import checkpoint, kept
-from support.saved.log import NOT_DRAWN, is_number, read_log, run_name, save_log, save_table
+from support.saved.log import NOT_DRAWN, is_number, run_name, save_log, save_table
 from support.saved.paths import PROJECT, clear_grids, clear_run, grid_path, log_path, make_folders, page_path
 
 PROGRESS_INTERVAL = 50  # batches between two lines of progress (report: every 50 batches)
@@ -41,11 +42,7 @@ PAGE_SHARE = 0.01  # of the time between two evaluations, for the run's page
 
 def describe_processor():
     """Returns the processor's name and its widest vectors, which decide in which order sums are added."""
-    try:
-        with open("/proc/cpuinfo") as file:
-            facts = dict(re.findall(r"^(model name|flags)\s*: (.*)$", file.read(), re.MULTILINE))
-    except OSError:  # not Linux
-        facts = {}
+    facts = dict(re.findall(r"^(model name|flags)\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE))
     vectors = [name for name in ("avx512f", "avx2", "avx") if name in facts.get("flags", "").split()]
     return ", ".join([facts.get("model name") or platform.machine(), *vectors[:1]])
 
@@ -62,13 +59,11 @@ def describe_code():
     """Returns which code runs: the git commit with a hash of local changes, or without a repository cgan.py's hash."""
     commit = os.path.exists(os.path.join(PROJECT, ".git")) and output_of("git", "rev-parse", "--short", "HEAD")
     if not commit:
-        with open(os.path.join(PROJECT, "cgan.py"), "rb") as file:
-            return f"cgan.py {hashlib.sha256(file.read()).hexdigest()[:12]}"
+        return f"cgan.py {hashlib.sha256(Path(PROJECT, 'cgan.py').read_bytes()).hexdigest()[:12]}"
     changes = output_of("git", "diff", "HEAD", "--", "*.py", "*.h", "*.cc", "*.cuh")
     beside = ("--", ":(glob)*.py", "support")  # and not all of an environment that lies in the folder
     for name in output_of("git", "ls-files", "-z", "--others", "--exclude-standard", *beside).split(b"\0")[:-1]:
-        with open(os.path.join(os.fsencode(PROJECT), name), "rb") as file:  # such as a my_cgan.py beside cgan.py
-            changes += name + file.read()
+        changes += name + Path(PROJECT, os.fsdecode(name)).read_bytes()  # such as a my_cgan.py beside cgan.py
     return commit.decode().strip() + (f", changed ({hashlib.sha256(changes).hexdigest()[:12]})" if changes else "")
 
 
@@ -95,7 +90,7 @@ def plain(value, name, lost):
     name: the score's, which is then appended to the list `lost`.
     """
     if isinstance(value, dict):
-        return {name: plain(part, name, lost) for name, part in value.items()}
+        return {str(name): plain(part, name, lost) for name, part in value.items()}
     if isinstance(value, jt.Var):
         value = value.item() if value.numel() == 1 else value.numpy()
     value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
@@ -329,15 +324,9 @@ class Run:
         evaluated = bool(self.log["evaluations"]) and self.log["evaluations"][-1]["epoch"] == self.epochs_done
         start, last = time.monotonic(), self.epochs_done == self.opt.n_epochs
         if evaluated and (last or self.page_seconds < PAGE_SHARE * (start - self.evaluated_at)):
-            folder, problems = self.opt.output_dir, []
-            path = log_path(folder)
-
-            def write():
-                runs = {run_name(folder): (path, read_log(path))}
-                problems.extend(write_page(page_path(folder), runs))
-
-            process.attempt(folder, write)
-            for problem in problems:
+            folder = self.opt.output_dir
+            runs = {run_name(folder): (log_path(folder), self.log)}
+            for problem in process.attempt(folder, write_page, page_path(folder), runs) or []:
                 if problem not in self.problems:
                     print(problem, file=sys.stderr)
                     self.problems.append(problem)

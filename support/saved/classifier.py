@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 
+from support.saved.checkpoint import blaming
 from support.saved.paths import PROJECT
 
 WEIGHTS = os.path.join(PROJECT, "support", "digit_classifier.npz")  # of the digits of MNIST
@@ -15,9 +16,7 @@ def read_classifier(path):
     'data' is the SHA-256 of the training set, 'last.bias' has a number for every label. Raises ValueError that names
     the file if it is no such file.
     """
-    try:
+    with blaming(f"{path} is not a classifier of support/digit_classifier.py"):
         with np.load(path, allow_pickle=False) as file:
             weights = dict(file)
         return {**weights, "data": str(weights["data"]), "last.bias": weights["last.bias"]}
-    except Exception as error:  # a file may hold anything
-        raise ValueError(f"{path} is not a classifier of support/digit_classifier.py: {error}")

@@ -23,40 +23,20 @@ MARK = ("Source", "cgan.py")  # a PNG text chunk of every picture of this progra
 TEMPORARY = re.compile(r"\.cgan-[0-9a-f]{16}\.new")  # the names of files that are being written
 
 
-def checkpoint_path(output_dir):
-    return os.path.join(output_dir, "results", "checkpoint.npz")
+def below(folder, name):
+    """Returns a function: a run's output_dir, and the number that stands for {}, -> the path of a file below it."""
+    return lambda output_dir, *number: os.path.join(output_dir, folder, name.format(*number))
 
 
-def log_path(output_dir):
-    return os.path.join(output_dir, "results", "log.json")
-
-
-def table_path(output_dir):
-    return os.path.join(output_dir, "results", "log.csv")
-
-
-def best_path(output_dir):
-    return os.path.join(output_dir, "results", "best.npz")
-
-
-def kept_path(output_dir, epochs_done):
-    return os.path.join(output_dir, "results", "kept", f"{epochs_done}.npz")
-
-
-def page_path(output_dir):
-    return os.path.join(output_dir, "results", "run.html")
-
-
-def lock_path(output_dir):
-    return os.path.join(output_dir, "results", ".lock")
-
-
-def grid_path(output_dir, batches_done):
-    return os.path.join(output_dir, "images", f"{batches_done}.png")
-
-
-def digits_path(output_dir):
-    return os.path.join(output_dir, "images", "digits.png")
+checkpoint_path = below("results", "checkpoint.npz")
+log_path = below("results", "log.json")
+table_path = below("results", "log.csv")
+best_path = below("results", "best.npz")
+kept_path = below("results/kept", "{}.npz")  # of so many epochs
+page_path = below("results", "run.html")
+lock_path = below("results", ".lock")
+grid_path = below("images", "{}.png")  # of so many batches
+digits_path = below("images", "digits.png")
 
 
 def find_numbered(folder, pattern):

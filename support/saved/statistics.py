@@ -32,11 +32,6 @@ class Statistics(NamedTuple):
     said: str = ""
 
 
-def holds_statistics(arrays):
-    """Tells whether {name: array} of a file are statistics, by their names."""
-    return any(all(name in arrays for name in names) for names in NAMES)
-
-
 def from_arrays(arrays, path):
     """Returns the Statistics in {name: array} of a file of this project or of pytorch-fid; raises ValueError."""
     own = NAMES[0][0] in arrays
