@@ -143,6 +143,8 @@ def test_what_is_said_of_the_seeds():
     report, half, small = (ends[row]["digit_fid"] for row in (compare.REPORT, "lr_d_half", "hidden_d"))
     assert min(small) > max(report) and sum(value > 10 * max(report) for value in small) == 4
     assert min(half) > 10 * max(report)
+    balance = {row: ends[row]["balance"] for row in (compare.REPORT, "lr_d_half")}
+    assert sum(value < min(balance[compare.REPORT]) for value in balance["lr_d_half"]) == 4
     broken = {row: found["breakdowns"] for row, found in ends.items() if any(found["breakdowns"])}
     assert list(broken) == ["report", "report, ema", "two_rates", "two_rates, ema"]
     assert (broken["report"], broken["two_rates"]) == ([0, 2, 1, 0, 0, 0, 0, 0], [3, 0, 1, 1, 1])
