@@ -79,8 +79,10 @@ def join_seeds(logs):
         config = {key: value for key, value in log["config"].items() if key != "seed"}
         kinds = groupby(filter(kind_of, log["evaluations"]), kind_of)  # and the epochs from which on they changed
         kinds = [(kind, i and next(rows)["epoch"]) for i, (kind, rows) in enumerate(kinds)]
-        changes = [(row.get("config"), row.get("environment", {}).get("code"), row) for row in log["changes"]]
-        changes = [(*what, row.get("epoch")) for *what, row in changes if any(what)]  # threads change no curve
+        changes = [
+            (row.get("config"), row.get("environment", {}).get("code"), row.get("epoch")) for row in log["changes"]
+        ]
+        changes = [change for change in changes if any(change[:2])]  # threads change no curve
         same = json.dumps([config, log["environment"].get("code"), changes, kinds], sort_keys=True)
         groups.setdefault(same if "seed" in log["config"] else name, []).append(name)
     joined = {}
