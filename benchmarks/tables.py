@@ -64,13 +64,15 @@ def fill_configurations(table):
 
 def speed_table():
     """Returns the Markdown table of a step's time, divided by that of the peers' fastest."""
-    (_, gpu), (head, reach) = (read_kept(name) for name in ("gpu", "reach"))
     peers = {"pytorch tuned": "PyTorch as tuned here", "jax scan": "JAX, a whole epoch compiled"}
     rows = []
-    for cells in (dict(zip(head, row)) for row in reach):
-        if cells["threads"] == "2":
-            name = "two cores, AVX-512" if cells[""] == "AVX-512" else "two cores, AVX2 only"
-            rows.append([name, *(cells[f"cgan to {peer}"] for peer in peers)])
+    for processor, name in {"an AMD EPYC": "reach", "an Intel Xeon": "reach_intel"}.items():
+        head, reach = read_kept(name)
+        for cells in (dict(zip(head, row)) for row in reach):
+            if cells["threads"] == "2":
+                kind = "AVX2 only" if cells[""] == "AVX2" else cells[""]
+                rows.append([f"two cores of {processor}, {kind}", *(cells[f"cgan to {peer}"] for peer in peers)])
+    _, gpu = read_kept("gpu")
     rows.append(["[a GPU](#on-a-gpu)", *({row[0]: row[-1] for row in gpu}[peer] for peer in peers)])
     return markdown(["", *peers.values()], rows)
 

@@ -70,6 +70,7 @@ FILES = {
     "results/tables/scale.json": "99.5%",
     "results/tables/variety.json": "0.886",
     "results/tables/reach.json": "1.26 1.33 times",
+    "results/tables/reach_intel.json": "12.7 16.8 ms",
     "results/tables/sizes.json": "1,024",
     "results/tables/two_at_once.json": "300",
 }
