@@ -15,7 +15,6 @@ import importlib.util
 import os
 import re
 import resource
-import select
 import shutil
 import signal
 import struct
@@ -344,43 +343,34 @@ def signals():
 def run_cmds(cmds, cache_path, jittor_path, msg=""):
     """Stands in for jittor_utils.run_cmds, whose pool waits for ever for a process that was killed.
 
-    Runs the commands that compile Jittor in processes, one for each core and GB. The first that fails ends all, and
-    RuntimeError is raised.
+    Each command that compiles Jittor runs in a process of its own, as many at once as there are cores and GB. The first
+    that fails ends all, and RuntimeError is raised.
     """
-    jobs, done = [(cmd, cache_path, jittor_path) for cmd in cmds], 0
-    progress = sys.modules["jittor_utils"].DelayProgress(msg, len(jobs))
-    (queue, entrance), (results, report) = os.pipe(), os.pipe()
-    os.write(entrance, struct.pack(f"{len(jobs)}I", *range(len(jobs))))
-    os.close(entrance)
+    waiting, most = list(cmds), max(1, min(limits.cores(), limits.memory() >> 30))
+    progress = sys.modules["jittor_utils"].DelayProgress(msg, len(cmds))
     try:
-        for _ in range(max(1, min(len(jobs), limits.cores(), limits.memory() >> 30))):
-            running.add(start_compiling(jobs, queue, report))
-        while running:
-            if select.select([results], [], [], 0.05)[0]:
-                with open(copies.get(2, 2), "w", closefd=False) as seen, contextlib.redirect_stderr(seen):
-                    for _ in os.read(results, 1 << 16):
-                        progress.update(done)
-                        done += 1
+        while waiting or running:
+            while waiting and len(running) < most:
+                running.add(start_compiling((waiting.pop(0), cache_path, jittor_path)))
+            time.sleep(0.02)
             for pid in list(running):
                 ended, status = os.waitpid(pid, os.WNOHANG)
-                if ended:
-                    running.remove(pid)
+                if not ended:
+                    continue
+                running.remove(pid)
                 if status:
                     with contextlib.suppress(ProcessLookupError):
                         os.killpg(pid, signal.SIGKILL)  # its compiler
                     how = f"ended by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "failed"
                     raise RuntimeError(f"Run cmd failed: a process that compiles {how}")
+                with open(copies.get(2, 2), "w", closefd=False) as seen, contextlib.redirect_stderr(seen):
+                    progress.update(len(cmds) - len(waiting) - len(running) - 1)
     finally:
         kill_compilers()
-        for end in (queue, results, report):
-            os.close(end)
 
 
-def start_compiling(jobs, queue, report):
-    """Returns the number of a new process, in a group of its own, that does the jobs whose numbers are in a pipe.
-
-    queue: that pipe's end; report: another's, into which a byte goes for each job that is done.
-    """
+def start_compiling(job):
+    """Returns the number of a new process, in a group of its own, that does a job of jittor_utils.do_compile."""
     pid = os.fork()
     if pid:
         return pid
@@ -393,9 +383,7 @@ def start_compiling(jobs, queue, report):
         if utils.cc:
             utils.cc.init_subprocess()  # it ends with its parent
         utils.try_import_jit_utils_core = lambda *args: None
-        for number in iter(lambda: os.read(queue, 4), b""):
-            utils.do_compile(jobs[struct.unpack("I", number)[0]])
-            os.write(report, b".")
+        utils.do_compile(job)
         status = 0
     except Exception:
         traceback.print_exc()
