@@ -33,7 +33,6 @@ ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path(__file__).resolve().parent / "reference"
 inception_sources.SOUGHT = (NONE,)  # FID takes seconds each time: only runs that name weights have it
 MNIST = Path(jittor_offline.__file__).parent  # the real one's files, which FILES in support/idx.py names
-LEFT = []  # tests that the markers leave out
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what it starts in the background
 # For a process that must not compile: its `import jittor` does this instead
 STOP = """import builtins, os, sys
@@ -51,16 +50,11 @@ def pytest_configure(config):
         config.option.markexpr = config.option.markexpr or "not slow"
 
 
-def pytest_deselected(items):
-    LEFT.extend(items)
-
-
 def pytest_report_collectionfinish(config, items):
-    """Says what is run and what is left."""
-    if config.option.markexpr != "not slow":
-        return f"{len(items)} tests are run, {len(LEFT)} are left out"
-    more = f"{len(LEFT)} slower ones are left to: python -m pytest -m 'slow or not slow', about 12 minutes"
-    return f"{len(items)} tests of every contract, about 2 minutes on 2 cores; {more}"
+    """Says what is run and what is left; pytest itself says how many are deselected."""
+    if config.option.markexpr == "not slow":
+        more = "the slower ones are left to: python -m pytest -m 'slow or not slow', about 12 minutes"
+        return f"{len(items)} tests of every contract, about 2 minutes on 2 cores; {more}"
 
 
 def slow(*values):
@@ -90,22 +84,17 @@ def own(args):
 
 
 def command(args):
-    """Returns `python *args` as words, with what `own` adds."""
+    """Returns `python *args` as words, with what `own` adds; a function of a test module may stand for a script."""
+    if callable(args[0]):
+        return command_of(*args)
     script, *flags = map(str, args)
     return [sys.executable, script, *(own(flags) if script.endswith("cgan.py") else flags)]
 
 
 def run(*args, cwd=ROOT, timeout=600, preexec_fn=None, **env):
     """Runs `command(args)`; returns the finished process with its output as text."""
-    return subprocess.run(
-        command(args),
-        cwd=cwd,
-        env={**ENVIRONMENT, **env},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        preexec_fn=preexec_fn,
-    )
+    settings = {"cwd": cwd, "env": {**ENVIRONMENT, **env}, "timeout": timeout, "preexec_fn": preexec_fn}
+    return subprocess.run(command(args), capture_output=True, text=True, **settings)
 
 
 def command_of(function, *args):
@@ -116,10 +105,10 @@ def command_of(function, *args):
 
 
 @contextlib.contextmanager
-def started(*args, seconds=300, **settings):
-    """Starts `command(args)`, gives the process, and kills it if it is not done after so many seconds."""
-    settings = {"env": ENVIRONMENT, **settings}
-    process = subprocess.Popen(command(args), **settings)
+def started(*args, seconds=300, env=None, **settings):
+    """Starts `command(args)`, its output as text in pipes, gives the process, and kills it after so many seconds."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "surrogateescape"}
+    process = subprocess.Popen(command(args), env={**ENVIRONMENT, **(env or {})}, **{**pipes, **settings})
     timer = threading.Timer(seconds, process.kill)
     timer.start()
     try:
@@ -145,16 +134,21 @@ def handles(process, number):
     return caught and int(caught[1], 16) >> (number - 1) & 1
 
 
+def ended(process, status, *words):
+    """Asserts that a program has ended with a status and one line with all words."""
+    assert process.returncode == status and process.stderr.count("\n") == 1, process.stderr
+    for word in words:
+        assert word in process.stderr
+
+
 def refused(tmp_path, *args, names):
     """Runs a script as on a fresh machine and asserts that it refuses, in one line with all of `names`."""
     home = tmp_path / "empty home"
     home.mkdir(exist_ok=True)
     before = sorted(tmp_path.rglob("*"))
     process = run(*args, cwd=tmp_path, JITTOR_HOME=str(home), HOME=str(home))
-    assert process.returncode == 2, process.stderr
-    assert process.stderr.count("\n") == 1 and not process.stdout
-    for name in names:
-        assert name in process.stderr
+    ended(process, 2, *names)
+    assert not process.stdout
     assert sorted(tmp_path.rglob("*")) == before  # neither output nor Jittor's cache, which its import would make
 
 
@@ -247,14 +241,15 @@ def tiles(path):
     return pixels[2:, 2:].reshape(10, 34, -1, 34).transpose(0, 2, 1, 3)[:, :, :32, :32]
 
 
-def draw_inception_weights(seed):
-    """Returns {name: float32 array} for Inception-v3, drawn from a seed, with activations in a sane range.
+@pytest.fixture(scope="session")
+def inception_weights():
+    """{name: float32 array} for Inception-v3, drawn from seed 1, with activations in a sane range.
 
     reference/inception_pool3_seed1.npz holds what torchvision 0.29.1 (float32, CPU) computes with seed 1:
     images (8, 1, 32, 32) in [-1, 1], MNIST's first test images, and pool3 (8, 2048), the features of these
     images repeated to 3 channels and resized to 299 x 299 (bilinear, align_corners=False).
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(1)
     weights = {}
     for name, shape in sorted(json.loads((ROOT / "support" / "inception_shapes.json").read_text()).items()):
         if name.endswith("running_var"):
@@ -267,11 +262,6 @@ def draw_inception_weights(seed):
             value = rng.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape)
         weights[name] = value.astype(np.float32)
     return weights
-
-
-@pytest.fixture(scope="session")
-def inception_weights():
-    return draw_inception_weights(seed=1)
 
 
 @pytest.fixture(scope="session")

@@ -38,20 +38,23 @@ def test_adam_is_jittors_adam():
 VALUES, GRADIENT = np.float32([3, -2]), np.float32([0.5, 1])
 
 
-def steps(kind, n=1, groups=({},), **settings):
+def steps(kind, n=2, groups=({},), dtype="float32", **settings):
     """Returns the parameters of all groups after n steps, all with the same gradient."""
-    parameters = [jt.array(VALUES) for _ in groups]
+    parameters = [jt.array(VALUES).cast(dtype) for _ in groups]
     optimizer = kind([{"params": [p], **group} for p, group in zip(parameters, groups)], **{"lr": 0.1, **settings})
     for _ in range(n):
-        optimizer.step(sum((p * jt.array(GRADIENT)).sum() for p in parameters))
+        optimizer.step(sum((p * jt.array(GRADIENT).cast(dtype)).sum() for p in parameters))
     return np.array([p.numpy() for p in parameters])
 
 
-@pytest.mark.parametrize("settings", [{"weight_decay": 0.1}, {"groups": [{"lr": 0.5}]}, {"groups": [{}, {}]}])
+SETTINGS = [{"weight_decay": 0.1}, {"groups": [{"lr": 0.5}]}, {"groups": [{}, {}]}]
+
+
+@pytest.mark.parametrize("settings", [*SETTINGS, {"dtype": "float16"}, {"dtype": "float64"}])
 def test_settings_that_the_operator_does_not_know_are_jittors(settings):
     ours, theirs = (steps(kind, **settings) for kind in (Adam, nn.Adam))
     np.testing.assert_array_equal(ours, theirs)
-    assert (ours != VALUES).all()
+    assert np.abs(ours - VALUES).min() > 0.1
 
 
 @pytest.mark.parametrize("betas", [(0.99999999, 0.999), (0.5, 0.9999999)])
@@ -102,16 +105,3 @@ def test_a_network_that_is_used_several_times_in_a_step_and_an_input_that_is_tra
         found.append([trained.numpy(), *(model.state_dict()[name].numpy() for name in names)])
     for ours, theirs in zip(*found):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", ["float16", "float64"])
-def test_other_types_are_jittors(kind):
-    found = []
-    for optimizer in (Adam, nn.Adam):
-        parameter = jt.array(VALUES).cast(kind)
-        adam = optimizer([parameter], lr=0.1)
-        for _ in range(2):
-            adam.step((parameter * parameter).sum())
-        found.append(parameter.numpy())
-    np.testing.assert_array_equal(*found)
-    assert abs(found[0] - VALUES).min() > 0.1

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, command_of, started, wait_for
+from conftest import ROOT, started, wait_for
 from scipy import stats
 
 from benchmarks import compare, differences
@@ -159,8 +159,7 @@ def compare_anew(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_no_run_outlives_the_comparison(tmp_path, number):
-    command = command_of(compare_anew, tmp_path)[1:]
-    with started(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT) as process:
+    with started(compare_anew, tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT) as process:
         wait_for(lambda: list(tmp_path.glob("*/seed0/images/0.png")), seconds=200)
         process.send_signal(number)
         assert process.wait(60) == 128 + number

@@ -88,8 +88,7 @@ def test_scores_know_their_data(tmp_path, turned, turned_classifier, refuses, ca
     assert "digit_fid" not in row and row["label_fid"] is None and row["label_accuracy"] is None
     assert row["d_accuracy_real"] >= 0
     assert capsys.readouterr().out.count("Label FID and label accuracy are left out") == 1
-    with Image.open(tmp_path / "images" / "0.png") as grid:
-        assert grid.size == (26 * 34 + 2, 10 * 34 + 2)
+    assert Image.open(tmp_path / "images" / "0.png").size == (26 * 34 + 2, 10 * 34 + 2)
     draw = ["--digits", "3 17 25\\n4", "--output_dir", str(tmp_path)]
     cgan.draw_digits(cgan.parse_flags(draw))
     assert "read as" not in capsys.readouterr().out
@@ -101,8 +100,7 @@ def test_scores_know_their_data(tmp_path, turned, turned_classifier, refuses, ca
     capsys.readouterr()
     cgan.draw_digits(cgan.parse_flags(draw))
     assert re.search(r"read as \d+ \d+ \d+ \d+ by", capsys.readouterr().out)
-    with Image.open(tmp_path / "images" / "digits.png") as picture:
-        assert picture.size == (3 * 34 + 2, 2 * 34 + 2)
+    assert Image.open(tmp_path / "images" / "digits.png").size == (3 * 34 + 2, 2 * 34 + 2)
 
     where = ["--data_root", turned, "--n_classes"]
     refuses(*draw[2:], "--digits", "26", names=["--digits", "24, 25, not 26"])

@@ -4,7 +4,6 @@ import importlib.util
 import re
 import shutil
 import signal
-import subprocess
 
 import numpy as np
 import pytest
@@ -56,15 +55,13 @@ def test_labels_of_own_images_are_drawn_by_their_names(tmp_path, refuses, capsys
     flags = "--n_epochs 1 --batch_size 24 --fid_samples 8".split()
     log = train(out, "--data_root", tmp_path / "data", *flags)
     assert log["labels"] == ["cat", "old_car"] and log["config"]["n_classes"] == 2
-    with Image.open(out / "images" / "0.png") as grid:
-        assert grid.size == (2 * 34 + 2, 10 * 34 + 2)
+    assert Image.open(out / "images" / "0.png").size == (2 * 34 + 2, 10 * 34 + 2)
     kept = tmp_path / "generator.npz"
     checkpoint.save_generator(str(kept), checkpoint.read_checkpoint(str(out / "results" / "checkpoint.npz")))
     for path in (out, kept):
         words = ["--resume", str(path), "--output_dir", str(out), "--digits"]
         cgan.draw_digits(cgan.parse_flags([*words, "old_car cat old_car"]))
-        with Image.open(out / "images" / "digits.png") as picture:
-            assert picture.size == (3 * 34 + 2, 34 + 2)
+        assert Image.open(out / "images" / "digits.png").size == (3 * 34 + 2, 34 + 2)
         capsys.readouterr()
         refuses(*words, "car", names=["--digits", "learned the labels cat, old_car, not car"])
     assert cgan.parse_flags(["--resume", str(out)]).n_classes == 2
@@ -223,9 +220,7 @@ def test_folders_and_files_of_an_export_sort_by_number(tmp_path):
 
 
 def test_an_export_that_is_stopped_leaves_nothing(tmp_path):
-    with started(
-        SCRIPT, "--export", "out", "--n", "999999", cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with started(SCRIPT, "--export", "out", "--n", "999999", cwd=tmp_path) as process:
         wait_for(lambda: list(tmp_path.rglob("*.png")))
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate()

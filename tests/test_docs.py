@@ -89,9 +89,7 @@ def test_a_readme_shows_the_programs_own_lines(readme):
 def test_what_is_linked_or_named_exists(page):
     text = read(page)
     targets = [target.split("#")[0] for target in re.findall(r"\]\(([^)]*)\)", text) if "://" not in target]
-    named = re.findall(r"\b(?:support|tests|benchmarks)/[\w/]+\.\w+\b", text) + re.findall(
-        r"pytest (tests/\S+\.py)", text
-    )
+    named = re.findall(r"\b(?:support|tests|benchmarks)/[\w/]+\.\w+\b", text)
     named += map(path_of, re.findall(MODULE, text))
     assert targets and not [target for target in targets if not ((ROOT / page).parent / target).exists()]
     assert not [path for path in named if not (ROOT / path).is_file()]

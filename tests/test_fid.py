@@ -13,7 +13,6 @@ import fid
 from benchmarks.few_images import draw_features, sqrtm_distance
 from support import digit_classifier
 from support.device import jt, nn
-from support.images import Images
 from support.inception import average_later
 from support.inception_weights import ORIGINAL, PACKAGE
 from support.mnist import load_mnist
@@ -190,24 +189,6 @@ def test_an_average_after_the_convolution_is_the_one_before_it(count_padding):
     branch = argparse.Namespace(conv=convolution)
     average_later(branch, count_padding)
     np.testing.assert_allclose(branch.conv(images).numpy(), convolution(averaged / counted).numpy(), atol=1e-5)
-
-
-def test_batch_size_reaches_inception(monkeypatch):
-    sizes = []
-
-    class Recorder(nn.Module):
-        def execute(self, images):
-            sizes.append(len(images))
-            return jt.zeros((len(images), 2048))
-
-    monkeypatch.setattr(fid, "find_weights", lambda wanted: (wanted, wanted))
-    monkeypatch.setattr(fid, "load_inception", lambda weights: Recorder())
-    monkeypatch.setattr(fid, "read_image", lambda path, mode, size: np.zeros((1, 4, 4), np.float32))
-    monkeypatch.setattr(fid, "sha256", lambda path: "")
-    images = Images(list("x" * 70), "70 images")
-    flags = {"features": "inception", "weights": "weights", "batch_size": 60, "save_stats": None}
-    fid.main(argparse.Namespace(real=images, generated=images, **flags))
-    assert sizes == 2 * [60, 10]
 
 
 def test_without_weights_nothing_is_scored(capsys):

@@ -75,11 +75,15 @@ def test_real_digits_are_near_the_floor_and_noise_far_away(digits, tmp_path):
     assert score(shuffled, "--batch_size", "7") == pytest.approx(real, rel=1e-4)
 
 
-def test_inception_features_of_folders_with_mixed_sizes(digits, tmp_path, inception_file, lines):
+def test_inception_features_of_folders_with_mixed_sizes(digits, tmp_path, inception_file, lines, monkeypatch):
+    """The network gets as many at a time as --batch_size says."""
+    sizes, features = [], fid.inception_features
+    monkeypatch.setattr(fid, "inception_features", lambda x, *to: sizes.append((len(x), to[1])) or features(x, *to))
     folder = save(tmp_path / "gray", digits[:2])
     Image.fromarray(np.repeat(digits[4][..., None], 3, axis=2)).resize((64, 48)).save(folder / "colour.jpg")
-    other = lines(folder, save(tmp_path / "other", digits[5:8]), "--inception_weights", inception_file)
-    assert values(other)[0] > 0.01
+    flags = ["--inception_weights", inception_file, "--batch_size", 2]
+    other = lines(folder, save(tmp_path / "other", digits[5:8]), *flags)
+    assert values(other)[0] > 0.01 and sizes == [(2, 2), (1, 1)] * 2
     same = lines(folder, folder, "--inception_weights", inception_file)
     assert values(same)[0] == pytest.approx(0, abs=1e-3)
 
@@ -201,15 +205,10 @@ def test_folders_are_read_with_those_below_them(digits, tmp_path):
     for name in ("labels.txt", "class 1/labels.txt", "README", "class 1/photo.HEIC"):
         (folder / name).write_text("")
     images = image_source(str(folder))
-    assert [os.path.relpath(path, folder) for path in images.items] == [
-        "0.png",
-        "1.png",
-        *(f"class 1/{i}.WEBP" for i in range(3)),
-        "class 1/more/0.jpg",
-    ]
-    assert images.said == (
-        f"6 images in {folder} (1 .jpg, 2 .png, 3 .webp; left out: 1 .heic, 2 .txt, 1 without an ending)"
-    )
+    names = [os.path.relpath(path, folder) for path in images.items]
+    assert names == ["0.png", "1.png", *(f"class 1/{i}.WEBP" for i in range(3)), "class 1/more/0.jpg"]
+    left_out = "left out: 1 .heic, 2 .txt, 1 without an ending"
+    assert images.said == f"6 images in {folder} (1 .jpg, 2 .png, 3 .webp; {left_out})"
     for path in images.items[1:]:
         os.remove(path)
     with pytest.raises(argparse.ArgumentTypeError, match=r"at least 2 .*holds 1; left out: 1 \.heic"):

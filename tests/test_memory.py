@@ -1,11 +1,10 @@
 """A run's memory: how much at most, and that it does not grow from epoch to epoch."""
 
 import ctypes
-import subprocess
 
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, command_of, memory
+from conftest import memory, run
 
 import cgan
 from support.runs.run import Run
@@ -37,14 +36,7 @@ def test_memory(tmp_path):
     The slope is the median of those between epochs that are 10 apart: an evaluation lies in each of them, and what the
     allocator takes once counts in few. The first 20 are left out: their evaluations load a classifier and its features.
     """
-    process = subprocess.run(
-        command_of(train_watched, tmp_path),
-        cwd=tmp_path,
-        env={**ENVIRONMENT, **GIVE_BACK},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    process = run(train_watched, tmp_path, cwd=tmp_path, **GIVE_BACK)
     assert process.returncode == 0, process.stderr
     values = [line.split() for line in process.stdout.splitlines() if line.startswith(("resident", "peak"))]
     *resident, peak = (int(value) for _, value in values)

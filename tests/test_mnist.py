@@ -1,12 +1,11 @@
 """MNIST, read once, is what Jittor's own loader gives; other images are read from files and folders of many kinds."""
 
 import gzip
-import subprocess
 
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, command_of, memory, write_idx
 from conftest import MNIST as FILES_OF_MNIST
+from conftest import memory, run, write_idx
 from PIL import Image
 
 from support import idx
@@ -101,14 +100,7 @@ def test_a_folder_a_class(photos, digits, capsys):
     """Each image is that of MNIST, every tenth of a class a test image; what is no image is passed over, and said."""
     for name in ("nothing", ".hidden", "3/.hidden"):
         (photos / name).mkdir()
-    for name in (
-        "nothing/note.txt",
-        "3/note.txt",
-        "3/Thumbs.db",
-        "3/.hidden/copy.png",
-        ".hidden/copy.png",
-        "4/._4.png",
-    ):
+    for name in "nothing/note.txt 3/note.txt 3/Thumbs.db 3/.hidden/copy.png .hidden/copy.png 4/._4.png".split():
         (photos / name).write_text("x")
     labels = ("0", "2", "3", "4", "5", "6", "7", "8", "9", "old_one")
     sizes = [int(np.sum(digits[1][:300] == digit)) for digit in range(10)]
@@ -164,10 +156,8 @@ def test_many_images_are_read_in_parts(tmp_path, digits):
     for names, n in zip(idx.FILES, (280000, 10000)):
         write_idx(tmp_path / names[0], [2051, n, 28, 28], np.tile(digits[0], (n // 10000, 1, 1)))
         write_idx(tmp_path / names[1], [2049, n], np.tile(digits[1], n // 10000))
-    command, limit = command_of(read_many, tmp_path), 287e6 + 100e6
-    empty = command_of(print_memory)
-    read, alone = (subprocess.run(x, env=ENVIRONMENT, capture_output=True, text=True) for x in (command, empty))
-    assert int(read.stdout) - int(alone.stdout) < limit, read.stderr
+    read, alone = run(read_many, tmp_path), run(print_memory)
+    assert int(read.stdout) - int(alone.stdout) < 287e6 + 100e6, read.stderr
 
 
 def print_memory():

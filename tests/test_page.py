@@ -8,9 +8,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT, read_log, read_npz, run
+from conftest import ROOT, read_log, read_npz, run, wait_for
 from PIL import Image
 
+import cgan
+from support import digit_classifier
+from support.device import jt
 from support.pages import networks, page
 from support.saved import log as saved_log
 from support.saved.log import check_log, kinds_of
@@ -61,19 +64,15 @@ def browser(launch):
 
 
 def visit(browser, path):
-    """Opens a page and waits until its networks are unpacked, if it has some."""
-    from selenium.webdriver.support.ui import WebDriverWait
+    """Opens a page and waits until its networks are unpacked, if it has some.
 
+    Nothing is said in the console, and nothing asked for but the page itself.
+    """
     browser.get_log("browser")
     browser.get_log("performance")
     browser.get(path.as_uri())
-    WebDriverWait(browser, 60).until(
-        lambda _: browser.execute_script("return typeof DATA.networks.generator === 'string' || !!window.draw")
-    )
-
-
-def assert_quiet(browser, path):
-    """Asserts that nothing was said in the console and nothing was asked for but the page itself."""
+    unpacked = "return typeof DATA.networks.generator === 'string' || !!window.draw"
+    wait_for(lambda: browser.execute_script(unpacked), seconds=60)
     assert browser.get_log("browser") == []
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
@@ -113,7 +112,6 @@ def state(browser):
 @pytest.mark.slow
 def test_the_slider_moves_grid_cursors_and_scores_together(browser, run_page, finished_run):
     visit(browser, run_page)
-    assert_quiet(browser, run_page)
     name = finished_run[0].name
     assert browser.title == f"cgan.py – {name}" and find(browser, "#runs h2").text == name  # noqa: RUF001
     evaluations = read_log(finished_run[0])["evaluations"]
@@ -138,14 +136,12 @@ def test_the_slider_moves_grid_cursors_and_scores_together(browser, run_page, fi
 
 @pytest.mark.slow
 def test_playing_and_both_languages(browser, launch, run_page):
-    from selenium.webdriver.support.ui import WebDriverWait
-
     visit(browser, run_page)
     button = find(browser, "#play")
     assert button.accessible_name == "Play"
     click = "arguments[0].click(); return arguments[0].getAttribute('aria-pressed')"
     assert browser.execute_script(click, button) == "true"  # at the end: from the start
-    WebDriverWait(browser, 60).until(lambda _: button.get_attribute("aria-pressed") == "false")
+    wait_for(lambda: button.get_attribute("aria-pressed") == "false", seconds=60)
     assert state(browser)[0] == 100
     assert "Images on demand" in find(browser, "#on-demand").text and "按要求" not in find(browser, "#on-demand").text
     find(browser, "#language").click()
@@ -170,12 +166,7 @@ def type_labels(browser, text, field="#text"):
 
 
 def test_it_draws_what_cgan_draws_and_saves_it(browser, reference_page):
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    import cgan
-
     visit(browser, reference_page)
-    assert_quiet(browser, reference_page)
     type_labels(browser, NUMBER)
     noise = np.array(browser.execute_script("return noises[0].map(noise => Array.from(noise))"))[: len(NUMBER)]
     labels = np.array([int(digit) for digit in NUMBER])
@@ -190,7 +181,7 @@ def test_it_draws_what_cgan_draws_and_saves_it(browser, reference_page):
     digits = canvases(browser)
     find(browser, "#save").click()
     saved = browser.downloads / "42.png"
-    WebDriverWait(browser, 60).until(lambda _: saved.exists())
+    wait_for(saved.exists, seconds=60)
     with Image.open(saved) as image:
         pixels = np.asarray(image.convert("L"), float)
     assert pixels.shape == (36, 70)
@@ -199,12 +190,9 @@ def test_it_draws_what_cgan_draws_and_saves_it(browser, reference_page):
 
 @pytest.mark.slow
 def test_the_classifier_reads_what_the_page_in_docs_was_asked_to_draw(browser):
-    from support import digit_classifier
-
     path = ROOT / "docs" / "index.html"  # its generator is coarser, to keep it small
     assert path.stat().st_size < 1.5e6
     visit(browser, path)
-    assert_quiet(browser, path)
     browser.execute_script("let n = 1; Math.random = () => (n = n * 16807 % 2147483647) / 2147483647")
     script = "return Array.from({length: 100}, (_, i) => Array.from(draw(randomNoise(100), i % 10), x => x.toFixed(3)))"
     images = np.array([browser.execute_script(script) for _ in range(10)], np.float32).reshape(-1, 1, 32, 32)
@@ -215,9 +203,6 @@ def test_the_classifier_reads_what_the_page_in_docs_was_asked_to_draw(browser):
 @pytest.mark.slow
 def test_what_the_discriminator_says(browser, run_page, finished_run):
     """Its weights have 8 bits in the page: enough for the two decimals that are shown."""
-    import cgan
-    from support.device import jt
-
     visit(browser, run_page)
     type_labels(browser, NUMBER)
     shown = [float(text) for text in texts(browser, "#drawn figcaption")]
@@ -264,7 +249,6 @@ def test_several_runs_beside_each_other(browser, run_page, finished_run, tmp_pat
     (other / "images" / "100.png").unlink()
     path, _ = write_page(tmp_path / "two", finished_run[0] / "results" / "log.json", other / "results" / "log.json")
     visit(browser, path)
-    assert_quiet(browser, path)
     assert f"{MARKUP}/script>" in find(browser, "#runs").text
     assert "<img src=x onerror=alert(3)>" in find(browser, "#runs").text and "alert(2)" in find(browser, "#runs").text
     assert len(browser.find_elements("css selector", "script")) == 2
@@ -293,7 +277,6 @@ def test_a_run_that_is_going_on_without_pictures_weights_or_scores(browser, fini
         path, process = write_page(tmp_path, tmp_path / "log.json")
         assert process.stderr == ""
         visit(browser, path)
-        assert_quiet(browser, path)
         for words in shown:
             assert words in find(browser, "body").text
     assert "KID" not in find(browser, "#scores").text
@@ -306,7 +289,6 @@ def test_whatever_the_log_holds_is_shown(browser, tmp_path):
     (tmp_path / "log.json").write_text(json.dumps({"epochs": epochs, "evaluations": evaluations}))
     path, _ = write_page(tmp_path, tmp_path / "log.json")
     visit(browser, path)
-    assert_quiet(browser, path)
     titles = texts(browser, "#curves figcaption > b:first-child")
     assert titles == ["Loss", "penalty", "Label FID", "sharp edges"]
     lines = browser.find_elements("css selector", "#curves figure:first-child path")
@@ -329,7 +311,6 @@ def test_fids_that_cannot_be_compared_are_not_joined(browser, tmp_path):
     (tmp_path / "log.json").write_text(json.dumps({"epochs": epochs, "evaluations": rows}))
     path, _ = write_page(tmp_path, tmp_path / "log.json")
     visit(browser, path)
-    assert_quiet(browser, path)
     fid, digit_fid = (f"#curves figure:nth-child({i})" for i in (2, 3))
     lines = browser.find_elements("css selector", f"{fid} path")
     assert [line.get_attribute("d").count("L") for line in lines] == [1, 0, 0]
@@ -352,7 +333,6 @@ def test_a_log_of_very_many_epochs(browser, tmp_path):
     (tmp_path / "log.json").write_text(json.dumps({"epochs": epochs, "evaluations": evaluations}))
     path, _ = write_page(tmp_path, tmp_path / "log.json")
     visit(browser, path)
-    assert_quiet(browser, path)
     facts = find(browser, "#runs").text
     assert "130000 / 130000" in facts and "72 h 13 min" in facts and "2.0 s" in facts
     rows = data_of(path)["runs"][0]
@@ -404,7 +384,7 @@ def test_labels_are_typed_by_their_names(browser, tmp_path):
     assert find(browser, "#only").text == "Only these labels: cat, dog, old_car"
     drawn = [find(browser, f"#drawn figure:nth-child({i}) canvas") for i in (1, 2)]
     assert [canvas.get_attribute("aria-label") for canvas in drawn] == ["old_car", "cat"]
-    assert_quiet(browser, path)
+    assert browser.get_log("browser") == []
 
 
 @pytest.mark.slow
@@ -412,7 +392,6 @@ def test_a_generator_that_is_left_out(browser, tmp_path):
     path, process = write_page(tmp_path / "page", save_networks(tmp_path, 10, generator="it has no .model")[0])
     assert process.stderr.endswith("the generator is left out of the page: it has no .model\n")
     visit(browser, path)
-    assert_quiet(browser, path)
     assert "Nothing can be drawn here. The generator is left out: it has no .model." in find(browser, "body").text
 
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, ROOT, command_of, handles, read_log, refused, run, started, wait_for
+from conftest import ENVIRONMENT, ROOT, command_of, ended, handles, read_log, refused, run, started, wait_for
 from PIL import Image
 
 from support import terminal
@@ -23,16 +23,15 @@ from support.saved import paths
 from support.saved.paths import REFERENCE_LOG, atomic_write, make_folders
 
 SCRIPT = ROOT / "cgan.py"
-PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 
 
 def test_a_reader_that_ends_ends_the_run_with_its_last_epoch_saved(tmp_path):
     """As in python cgan.py | head."""
     flags = "--n_epochs 99 --max_batches 51 --output_dir run".split()
-    with started(SCRIPT, *flags, cwd=tmp_path, **PIPES) as process:
-        assert any(b"[Epoch 2/99] [Batch 0" in line for line in process.stdout)
+    with started(SCRIPT, *flags, cwd=tmp_path) as process:
+        assert any("[Epoch 2/99] [Batch 0" in line for line in process.stdout)
         process.stdout.close()
-        (line,) = process.stderr.read().decode().splitlines()
+        (line,) = process.stderr.read().splitlines()
         assert process.wait() == 1
     epoch = len(read_log(tmp_path / "run")["epochs"])
     assert line.startswith("Nobody reads the output any more. ") and f"Saved up to epoch {epoch} " in line
@@ -44,11 +43,11 @@ def test_a_path_that_is_no_text(tmp_path):
     """Also in the sentence behind Ctrl-C."""
     folder = os.fsencode(tmp_path) + b"/\xff run"
     flags = ["--n_epochs", "99", "--max_batches", "60", "--output_dir", os.fsdecode(folder)]
-    with started(SCRIPT, *flags, **PIPES) as process:
-        assert any(b"[Epoch 2/99] [Batch 0" in line for line in process.stdout)
+    with started(SCRIPT, *flags) as process:
+        assert any("[Epoch 2/99] [Batch 0" in line for line in process.stdout)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate()
-    assert process.returncode == 130 and b"Saved up to epoch 1" in errors and errors.count(b"\n") == 2
+    assert process.returncode == 130 and "Saved up to epoch 1" in errors and errors.count("\n") == 2
     assert os.path.exists(folder + b"/results/log.json")
 
 
@@ -170,9 +169,8 @@ SCRIPTS = {
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_signal_at_any_moment_is_one_line_and_leaves_nothing_half_written(tmp_path, script):
     """Also at the first imports, and Ctrl-C to all processes of the script, as a terminal sends it."""
-    settings = {"cwd": tmp_path, "text": True, "start_new_session": True, **PIPES}
     for number, seconds in ((signal.SIGUSR1, 0), *((signal.SIGINT, 0.2 * i) for i in range(6))):
-        with started(ROOT / script, *SCRIPTS[script], **settings) as process:
+        with started(ROOT / script, *SCRIPTS[script], cwd=tmp_path, start_new_session=True) as process:
             wait_for(lambda: handles(process, signal.SIGUSR1) or process.poll() is not None)
             time.sleep(seconds)
             os.killpg(process.pid, number)
@@ -276,8 +274,8 @@ def claimed(tmp_path):
 
 
 def test_a_second_run_hears_who_holds_the_folder(claimed):
-    code = f"from support.runs.process import lock_run; print(lock_run({claimed!r}))"
-    assert run("-c", code).stdout == f"process {os.getpid()} on {platform.node()}\n"
+    second = run(SCRIPT, "--output_dir", claimed)
+    ended(second, 2, f"Another run is writing to {claimed} (process {os.getpid()} on {platform.node()})")
 
 
 def test_a_second_run_on_the_machine_hears_what_helps(tmp_path, monkeypatch, capsys):
@@ -362,7 +360,7 @@ def test_a_folder_with_the_users_own_numbered_pictures_is_refused(tmp_path, flag
 def test_the_users_own_picture_of_digits_is_not_replaced(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "digits.png").write_text("mine")
-    refused(tmp_path, SCRIPT, "--digits", "7", names=["--digits", "digits.png lacks this program's mark"])
+    refused(tmp_path, SCRIPT, "--digits", "7", names=["cgan.py: argument --digits", "digits.png lacks this program's"])
 
 
 @pytest.mark.slow

@@ -14,21 +14,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import (
-    MNIST,
-    ROOT,
-    Hostile,
-    change_log,
-    few,
-    read_log,
-    read_npz,
-    refused,
-    run,
-    started,
-    train,
-    wait_for,
-    write_idx,
-)
+from conftest import MNIST, ROOT, change_log, few, read_log, read_npz, refused, run, started, train, wait_for, write_idx
 from damage import damaged
 from hypothesis import given, settings
 from PIL import Image
@@ -133,8 +119,7 @@ def test_an_epoch_is_saved_before_it_is_scored_and_a_resume_scores_it(tmp_path, 
 def test_interrupts_are_one_sentence(tmp_path, name, status, moment):
     folder = tmp_path / "it's my (1st) #1 & 100% $HOME 运行"
     command = [SCRIPT, "--n_epochs", "99", "--max_batches", "60", "--output_dir", folder.name]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with started(*command, cwd=tmp_path, **pipes) as process:
+    with started(*command, cwd=tmp_path) as process:
         if moment == "import":
             wait_for((folder / "results" / ".lock").exists)
             time.sleep(0.1)  # of about a second
@@ -201,52 +186,6 @@ def test_what_changes_on_resume_is_logged_with_its_epoch(tmp_path, monkeypatch):
     assert log["environment"]["code"] != "other code"
 
 
-class PlainGenerator(nn.Module):
-    """A generator without .model or anything else that a page knows."""
-
-    def __init__(self, latent_dim, n_classes, img_size):
-        super().__init__()
-        self.latent_dim, self.n_classes = latent_dim, n_classes
-        self.shift, self.paint = nn.Embedding(n_classes, latent_dim), nn.Linear(latent_dim, img_size**2)
-
-    def execute(self, noise, labels):
-        return self.paint(noise + self.shift(labels)).tanh().reshape(-1, 1, 32, 32)
-
-
-class PlainDiscriminator(nn.Module):
-    def __init__(self, n_classes, img_size, hidden):
-        super().__init__()
-        self.shift, self.judge = nn.Embedding(n_classes, 1), nn.Linear(img_size**2, 1)
-
-    def execute(self, images, labels):
-        return self.judge(images.reshape(len(labels), -1)) + self.shift(labels)
-
-
-def sgd(parameters, lr, betas):
-    return nn.SGD(parameters, lr, momentum=0.9)
-
-
-@pytest.mark.slow
-def test_a_changed_experiment_trains_scores_draws_and_goes_on_exactly(tmp_path, monkeypatch):
-    """Other networks, another optimizer; whatever is drawn and scored on the way. More are in test_changing.py."""
-    for part, change in {"Adam": sgd, "Generator": PlainGenerator, "Discriminator": PlainDiscriminator}.items():
-        monkeypatch.setattr(cgan, part, change)
-    flags = ["--max_batches", 6, "--n_epochs"]
-    train(tmp_path / "straight", *flags, 2)
-    train(tmp_path / "split", *flags, 1, "--sample_interval", 2)
-    log = train(tmp_path / "split", "--resume", "--n_epochs", 2, "--fid_interval", 1)
-    straight, split = (read_npz(tmp_path / run / "results" / "checkpoint.npz") for run in ("straight", "split"))
-    moments = [key for key in split if re.fullmatch(r"optimizer_[GD]/\w+/0/\w+/\d+", key)]
-    assert any(split[key].any() for key in moments) and split.keys() == straight.keys()
-    for key in set(split) - {"log"}:
-        np.testing.assert_array_equal(split[key], straight[key], err_msg=key)
-    assert log["evaluations"][-1] == read_log(tmp_path / "straight")["evaluations"][-1]
-    assert {int(path.stem) for path in (tmp_path / "split" / "images").iterdir()} == set(range(0, 12, 2))
-    cgan.draw_digits(cgan.parse_flags(["--digits", "12", "--output_dir", str(tmp_path / "split")]))
-    assert (tmp_path / "split" / "images" / "digits.png").exists()
-    assert (tmp_path / "split" / "results" / "run.html").exists()
-
-
 @pytest.fixture
 def saved(tmp_path, straight):
     """The path of a copy of the straight run's checkpoint, to be changed."""
@@ -275,20 +214,12 @@ def test_flags_are_set_back_on_a_resume(tmp_path, monkeypatch):
     assert cgan.parse_flags(["--lr_d", "default", "--no-cpu"]).config == cgan.parse_flags([]).config
 
 
-@pytest.mark.parametrize("name", ["overwrite", "digits", "help", "resume", "output_dir"])
-def test_a_checkpoint_decides_no_flag_that_is_no_runs(tmp_path, saved, name):
-    change_log(saved, **{name: True if name == "overwrite" else str(tmp_path / "other")})
-    opt = cgan.parse_flags(["--resume", str(saved)])
-    assert opt.output_dir == os.path.relpath(tmp_path)
-    assert (opt.overwrite, opt.digits, opt.resume) == (False, None, str(saved))
-
-
 DAMAGE = {  # (path, arrays) -> None, and what is said about it
     "gone": (lambda path, _: path.unlink(), "is missing: there is no run to go on with"),
     "cut off": (lambda path, _: path.write_bytes(path.read_bytes()[:-1000]), "is not a checkpoint of cgan.py"),
     "text": (lambda path, _: path.write_text("checkpoint"), "is not a checkpoint of cgan.py"),
     "foreign": (lambda path, _: np.savez(path, x=np.zeros(3)), "is not a checkpoint of cgan.py: 'log' is missing"),
-    "object": (lambda path, x: np.savez(path, **{**x, "log": [Hostile()]}), "Object arrays cannot be loaded"),
+    "object": (lambda path, x: np.savez(path, **{**x, "log": None}), "Object arrays cannot be loaded"),
     "NaN": (lambda path, x: np.savez(path, **{**x, "generator/x": np.nan}), "generator/x holds a number that is not"),
     "epoch": (lambda path, x: np.savez(path, **{**x, "epoch": 5}), "its log does not hold its epochs"),
     "flag": (lambda path, _: change_log(path, lr="fast"), "argument --lr: must be a positive number"),
@@ -442,14 +373,6 @@ def test_a_folder_that_holds_a_run(tmp_path, straight):
 
 
 @pytest.mark.slow
-def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
-    with started(SCRIPT, *"--n_epochs 99 --max_batches 2".split(), cwd=tmp_path, stdout=subprocess.DEVNULL):
-        wait_for((tmp_path / "results" / "checkpoint.npz").exists)
-        second = run(SCRIPT, "--resume", cwd=tmp_path)
-    assert second.returncode == 2 and "Another run is writing" in second.stderr and second.stderr.count("\n") == 1
-
-
-@pytest.mark.slow
 def test_a_disk_that_is_full(tmp_path, straight):
     """A limit of 16 MB on the size of a file stands in: a checkpoint takes 34."""
     for name in ("images", "results"):
@@ -470,8 +393,7 @@ def test_a_disk_that_is_full(tmp_path, straight):
 @pytest.mark.slow
 def test_a_folder_that_is_deleted_during_the_run(tmp_path):
     flags = "--n_epochs 99 --max_batches 60 --output_dir run".split()
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with started(SCRIPT, *flags, cwd=tmp_path, **pipes) as process:
+    with started(SCRIPT, *flags, cwd=tmp_path) as process:
         assert any("[Batch 0/60]" in line for line in process.stdout)
         (tmp_path / "run").rename(tmp_path / "gone")  # deleting one file after another would meet a new one
         _, errors = process.communicate()
