@@ -92,7 +92,7 @@ static void update_each(const vector<Parameter>& parameters, const Settings& s) 
     // Blocks of one size: where a vector ends does not depend on how many cores there are, and so no bit does
     #pragma omp parallel
     for (const Parameter& a : parameters) {
-        #pragma omp for nowait
+        #pragma omp for schedule(dynamic, 8) nowait
         for (int64 first = 0; first < a.n; first += 4096) {
             #pragma omp simd
             for (int64 i = first; i < std::min(a.n, first + 4096); i++) update(a, s, i);

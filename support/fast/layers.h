@@ -24,11 +24,21 @@ constexpr long NR = 2 * LANES;  // a tile of MR x NR sums is what the registers 
 constexpr long DEPTH = 256, BACK_DEPTH = 128, ROWS = 96;  // blocks that stay in the first and second cache
 #define FUNCTION static
 
-// Calls f(from, to) with this core's share of 0..n in whole multiples of `unit`. What is called below runs on every core.
+// Calls f(from, to) for parts of 0..n in whole multiples of `unit`, on every core. Cores differ in speed, and others use
+// them, too: one that is free takes the next part. All cores get half of what is left, together, and again, down to a unit
+// each. What is called below runs on every core.
 template <class F>
 static void share(long n, long unit, F f) {
-    long units = (n + unit - 1) / unit, core = omp_get_thread_num(), cores = omp_get_num_threads();
-    f(units * core / cores * unit, std::min(n, units * (core + 1) / cores * unit));
+    long units = (n + unit - 1) / unit, cores = omp_get_num_threads(), rounds = 1;
+    while (units >> rounds >= cores) rounds++;
+    auto left = [&](long round) { return round < rounds ? units >> round : 0; };
+    auto start = [&](long part) {
+        long now = left(part / cores), then = left(part / cores + 1);
+        return (units - now + (now - then) * (part % cores) / cores) * unit;
+    };
+    #pragma omp for schedule(dynamic) nowait
+    for (long part = 0; part < rounds * cores; part++)
+        if (start(part) < start(part + 1)) f(start(part), std::min(n, start(part + 1)));
 }
 
 // Calls f(position) for the n items of feature i.
