@@ -88,7 +88,7 @@ def reach(opt):
     rounds, body = Rounds(itertools.chain(*groups.values()), opt), []
     for (kind, n), (ours, *others) in groups.items():
         steps = [f"{rounds.median(row, STEP):.1f}" for row in (ours, *others)]
-        ratios = [rounds.ratio(ours, row, STEP, span=row.name != "floor") for row in others]
+        ratios = [rounds.ratio(ours, row, STEP, span=True) for row in others]
         body.append([kind, str(n), *steps, *ratios])
     head = ["", "threads", *(f"{name}, ms" for name in names), *(f"cgan to {name}" for name in names[1:])]
     show(opt.keep, "reach", head, body, **rounds.facts(), flags=[x for x in flags if x.startswith(("avx", "fma"))])

@@ -352,7 +352,7 @@ def run_cmds(cmds, cache_path, jittor_path, msg=""):
         while waiting or running:
             while waiting and len(running) < most:
                 running.add(start_compiling((waiting.pop(0), cache_path, jittor_path)))
-            time.sleep(0.02)
+            time.sleep(0.002)  # at every start most commands have nothing to do
             for pid in list(running):
                 ended, status = os.waitpid(pid, os.WNOHANG)
                 if not ended:
@@ -399,7 +399,8 @@ def kill_compilers():
         for kill in (os.killpg, os.kill):  # it may not have its group yet
             with contextlib.suppress(ProcessLookupError):
                 kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        with contextlib.suppress(ChildProcessError):  # a signal came right after it was waited for
+            os.waitpid(pid, 0)
 
 
 def watch_crashes(utils, started=False):

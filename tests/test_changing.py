@@ -10,13 +10,20 @@ from conftest import ROOT, own, read_log, read_npz
 from PIL import Image
 
 FLAGS = "--max_batches 2 --sample_interval 1 --fid_samples 2 --n_epochs".split()
-# Beside the recipes: a generator without .model, which the page leaves out, and an optimizer with another state
+# Beside the recipes: networks without .model, which the page leaves out, and an optimizer with another state
 OTHER = """-        self.model = FusedSequential(
 +        self.layers = nn.Sequential(
              *block(latent_dim + n_classes, 128, normalize=False),
 ...
 -        images = self.model(self.label_embedding(labels), noise)  # concatenates its inputs
 +        images = self.layers(jt.concat([self.label_embedding(labels), noise], dim=1))
+...
+-        self.model = FusedSequential(
++        self.layers = FusedSequential(
+             nn.Linear(n_classes + img_size * img_size, hidden),
+...
+-        return self.model(images.reshape(images.shape[0], -1), self.label_embedding(labels))
++        return self.layers(images.reshape(images.shape[0], -1), self.label_embedding(labels))
 ...
 -    optimizer_G = Adam(generator.parameters(), lr=opt.lr, betas=(opt.b1, opt.b2))
 +    optimizer_G = nn.SGD(generator.parameters(), opt.lr, momentum=0.9)

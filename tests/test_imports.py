@@ -208,11 +208,12 @@ def test_the_command_that_brings_what_is_missing_fits_the_system(monkeypatch, tm
     assert system.how_to_install().endswith((f": {command}", f"{command} brings both."))
 
 
-def test_help_needs_no_packages_and_their_lack_is_one_sentence():
-    """As in a new terminal, in which the environment is not active."""
+def test_help_needs_no_packages_and_their_lack_is_one_sentence(tmp_path):
+    """As in a new terminal, in which the environment is not active; with them, nothing is compiled either."""
     for script in system.PACKAGES:
-        help = run("-S", script, "--help")
-        assert (help.returncode, help.stderr, help.stdout) == (0, "", run(script, "--help").stdout)
+        help, whole = run("-S", script, "--help"), run(script, "--help", JITTOR_HOME=str(tmp_path), HOME=str(tmp_path))
+        assert (help.returncode, help.stderr, help.stdout) == (0, "", whole.stdout)
+        assert not (tmp_path / ".cache" / "jittor").exists()
         assert ("--features" if script == "fid.py" else "--output_dir") in help.stdout
         process = run("-S", script)
         assert process.returncode == 1 and process.stdout == "" and process.stderr.count("\n") == 1

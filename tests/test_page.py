@@ -63,20 +63,22 @@ def browser(launch):
     return launch()
 
 
-def visit(browser, path):
-    """Opens a page and waits until its networks are unpacked, if it has some.
+def asked(browser):
+    """Returns what was asked for since the last call; nothing may have been said in the console."""
+    assert browser.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    urls = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    return [url for url in urls if not url.startswith("data:")]
 
-    Nothing is said in the console, and nothing asked for but the page itself.
-    """
+
+def visit(browser, path):
+    """Opens a page and waits until its networks are unpacked, if it has some; it asks for nothing but itself."""
     browser.get_log("browser")
     browser.get_log("performance")
     browser.get(path.as_uri())
     unpacked = "return typeof DATA.networks.generator === 'string' || !!window.draw"
     wait_for(lambda: browser.execute_script(unpacked), seconds=60)
-    assert browser.get_log("browser") == []
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
-    assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()]
+    assert asked(browser) == [path.as_uri()]
 
 
 def find(browser, selector):
@@ -384,7 +386,7 @@ def test_labels_are_typed_by_their_names(browser, tmp_path):
     assert find(browser, "#only").text == "Only these labels: cat, dog, old_car"
     drawn = [find(browser, f"#drawn figure:nth-child({i}) canvas") for i in (1, 2)]
     assert [canvas.get_attribute("aria-label") for canvas in drawn] == ["old_car", "cat"]
-    assert browser.get_log("browser") == []
+    assert asked(browser) == []
 
 
 @pytest.mark.slow

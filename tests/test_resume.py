@@ -14,7 +14,21 @@ import time
 
 import numpy as np
 import pytest
-from conftest import MNIST, ROOT, change_log, few, read_log, read_npz, refused, run, started, train, wait_for, write_idx
+from conftest import (
+    MNIST,
+    ROOT,
+    change_log,
+    ended,
+    few,
+    read_log,
+    read_npz,
+    refused,
+    run,
+    started,
+    train,
+    wait_for,
+    write_idx,
+)
 from damage import damaged
 from hypothesis import given, settings
 from PIL import Image
@@ -75,7 +89,7 @@ def test_killed_runs_end_in_the_same_bits(tmp_path, straight):
         kills += 1
         assert kills <= KILLS + 20, "every run was killed before its first checkpoint"
         words = ["--resume"] if path.exists() else ["--n_epochs", "4", *flags]
-        with started(SCRIPT, *words, cwd=tmp_path) as process:
+        with started(SCRIPT, *words, cwd=tmp_path, stdout=None, stderr=None) as process:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(moments.uniform(0, seconds))
         for picture in tmp_path.rglob("*.png"):
@@ -370,6 +384,13 @@ def test_a_folder_that_holds_a_run(tmp_path, straight):
     assert read_log(tmp_path)["config"]["seed"] == 5 and (tmp_path / "images" / "0.png").exists()
     assert not any((tmp_path / name).exists() for name in (*ours, "images/15.png"))
     assert all((tmp_path / name).read_text() == "mine" for name in users)
+
+
+@pytest.mark.slow
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
+    with started(SCRIPT, *"--n_epochs 99 --max_batches 2".split(), cwd=tmp_path, stdout=None):
+        wait_for((tmp_path / "results" / "checkpoint.npz").exists)
+        ended(run(SCRIPT, "--resume", cwd=tmp_path), 2, "Another run is writing")
 
 
 @pytest.mark.slow

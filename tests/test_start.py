@@ -79,8 +79,8 @@ def test_ctrl_c_in_the_first_compile(tmp_path):
                 time.sleep(0.05)
             (tmp_path / "on").unlink()
             os.killpg(process.pid, signal.SIGINT)
-            _, errors = process.communicate(timeout=20)
-            assert process.returncode == 130, errors
+            output, errors = process.communicate(timeout=20)
+            assert process.returncode == 130 and not output, errors
         first, empty, line = errors.splitlines()
         assert first.startswith("First run here") and "once, for half a minute or longer" in first
         assert not empty and line == "Ctrl-C: stopped."

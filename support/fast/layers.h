@@ -25,12 +25,12 @@ constexpr long DEPTH = 256, BACK_DEPTH = 128, ROWS = 96;  // blocks that stay in
 #define FUNCTION static
 
 // Calls f(from, to) for parts of 0..n in whole multiples of `unit`, on every core. Cores differ in speed, and others use
-// them, too: one that is free takes the next part. All cores get half of what is left, together, and again, down to a unit
-// each. What is called below runs on every core.
+// them, too: one that is free takes the next part. All cores get half of what is left, together, and again, down to about
+// a unit each. What is called below runs on every core.
 template <class F>
 static void share(long n, long unit, F f) {
     long units = (n + unit - 1) / unit, cores = omp_get_num_threads(), rounds = 1;
-    while (units >> rounds >= cores) rounds++;
+    while (cores > 1 && units >> rounds >= cores) rounds++;
     auto left = [&](long round) { return round < rounds ? units >> round : 0; };
     auto start = [&](long part) {
         long now = left(part / cores), then = left(part / cores + 1);
