@@ -72,7 +72,7 @@ class Evaluation:
         self.label_fid = "digit_fid" if self.facts == idx.MNIST else "label_fid"
         self.weights = find_weights(opt.inception_weights) if jt.rank == 0 else None  # now, as it may take minutes
         if not self.weights and opt.inception_weights:
-            opt.config["inception_weights"] = NONE  # which the log notes, on a resume as a change
+            opt.inception_weights = NONE  # which the log notes, on a resume as a change
 
     def load(self):
         self.test_images, self.test_labels = self.dataset.arrays()

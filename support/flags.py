@@ -10,6 +10,15 @@ MOST = 2**31 - 1
 DEFAULT = "default"  # the word that sets a flag back
 
 
+class Flags(argparse.Namespace):
+    """What was typed, by name; also as it is changed afterwards, as in a notebook."""
+
+    @property
+    def config(self):
+        """{flag: value} of what makes a run what it is."""
+        return {name: getattr(self, name) for name in self.recorded}
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line on standard error, with exit status 2.
 
@@ -35,24 +44,23 @@ class Parser(argparse.ArgumentParser):
         return DEFAULT if action.can_be_set_back and text == DEFAULT else super()._get_value(action, text)
 
     def parse_args(self, argv=None, config=None):
-        """Returns the flags of `argv`, by default the command line's, above those of `config`, a run's {flag: value}.
+        """Returns the Flags of `argv`, by default the command line's, above those of `config`, a run's {flag: value}.
 
-        Beside the flags, `config` on the result is {flag: value} of what makes a run what it is. A flag of the given
-        `config` that this parser does not know is passed over; one that argv replaces is not even looked at, as a file
-        that it names may be gone.
+        A flag of `config` that this parser does not know is passed over; one that argv replaces is not even looked at,
+        as a file that it names may be gone.
         """
         flags = {action.dest: action for action in self._actions if action.recorded and action.option_strings}
         held = {dest: value for dest, value in (config or {}).items() if dest in flags and value is not None}
         for dest in held:
             flags[dest].required = False
-        opt = super().parse_args(argv, argparse.Namespace(**dict.fromkeys(held)))
+        opt = super().parse_args(argv, Flags(**dict.fromkeys(held)))
         set_back = [dest for dest, flag in flags.items() if flag.can_be_set_back and getattr(opt, dest) is DEFAULT]
         for dest, value in held.items():
             if getattr(opt, dest) is None:
                 setattr(opt, dest, self.checked(flags[dest], value))
         for dest in set_back:
             setattr(opt, dest, None)
-        opt.config = {dest: getattr(opt, dest) for dest in flags}
+        opt.recorded = list(flags)
         return opt
 
     def checked(self, action, value):

@@ -47,6 +47,11 @@ def steps(kind, n=2, groups=({},), dtype="float32", **settings):
     return np.array([p.numpy() for p in parameters])
 
 
+def test_a_step_without_a_gradient_is_one_sentence():
+    with pytest.raises(ValueError, match=r"no gradient yet: in Jittor, step\(loss\)"):
+        Adam([jt.array(VALUES)], lr=0.1).step()
+
+
 SETTINGS = [{"weight_decay": 0.1}, {"groups": [{"lr": 0.5}]}, {"groups": [{}, {}]}]
 
 

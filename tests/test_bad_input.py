@@ -119,6 +119,8 @@ def test_flags_of_every_kind_are_resumed():
     above = parser.parse_args(["--widths", "5", "--loss", "mse"], saved)
     assert (above.widths, above.loss, above.plain, above.bias) == ([5], "mse", 2, False)
     assert parser.fixed() == ["widths"]
+    above.plain = 3  # as in a notebook
+    assert above.config["plain"] == 3
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, refuses):

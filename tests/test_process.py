@@ -264,6 +264,12 @@ def test_what_ends_a_run_is_one_sentence_and_unlocks_its_folder(claimed, error):
     assert not process.held and end.value.__suppress_context__
 
 
+def test_an_error_in_what_was_changed_is_its_own_and_says_what_is_saved(claimed, capsys):
+    with pytest.raises(ValueError, match="mine"), process.one_sentence(opt_of(claimed)):
+        raise ValueError("mine")
+    assert not process.held and capsys.readouterr().err == "Nothing is saved yet.\n"
+
+
 @pytest.fixture
 def claimed(tmp_path):
     """A folder that this process has locked for a run."""

@@ -223,7 +223,7 @@ def test_the_committed_generators_score_what_the_table_says(folder):
     assert config["seed"] == typical({"reference": compare.REPORT, "best": compare.BEST + compare.EMA}[folder])
     (said,) = [[*map(float, cells)] for name, *cells in kept("scale") if name == f"results/{folder}/generator.npz"]
     opt = cgan.flag_parser().with_defaults(config)
-    opt.inception_weights, opt.config = "none", config
+    opt.inception_weights = "none"
     evaluate = evaluation.Evaluation(cgan.load_data(opt, train=False), opt, cgan.generate, cgan.fid, cgan.REAL_ABOVE)
     assert data == evaluate.facts.sha256
     evaluate.load()

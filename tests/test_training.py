@@ -171,7 +171,7 @@ def test_several_calls_a_batch_and_an_evaluation_add_up(monkeypatch, tmp_path):
     def record_twice(run, **values):
         record(run, **values)
         record(run, twice=2.0)
-        for name in ("epoch", "d_loss_last"):
+        for name in ("epoch", "fid", "d_loss_last"):
             with pytest.raises(ValueError, match=name):
                 record(run, **{name: 1.0})
 
@@ -303,6 +303,10 @@ def test_the_log_says_which_code_ran(monkeypatch, tmp_path):
     assert run_module.describe_code() == changed
     (tmp_path / "我的 cgan.py").write_text("")
     assert run_module.describe_code() != changed
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "我的 cgan.py")])
+    assert run_module.describe_code().endswith("), 我的 cgan.py")
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "no script")])
+    assert run_module.describe_code().endswith(")")
 
 
 def fails(error):

@@ -123,6 +123,23 @@ def attempt(output_dir, write, *arguments):
         print(f"{error.filename or output_dir}: {error.strerror or error}. The run goes on.", file=sys.stderr)
 
 
+def check_free(opt):
+    """Ends the program with one sentence if opt.output_dir holds what this run would delete, and may not."""
+    if goes_on_in_place(opt):
+        return
+    if holds_run(opt.output_dir) and not opt.overwrite:
+        refuse(
+            f"argument --output_dir: {opt.output_dir} holds a run already: --resume goes on with it, another "
+            "--output_dir keeps it, --overwrite deletes it"
+        )
+    foreign = foreign_grids(opt.output_dir)
+    if foreign:
+        refuse(
+            f"argument --output_dir: {foreign[0]} has the name of a sample grid, but {NOT_OURS}: move it away, or give "
+            "another --output_dir"
+        )
+
+
 def start_run(opt):
     """Claims opt.output_dir for this process (for the first of several).
 
@@ -133,17 +150,7 @@ def start_run(opt):
     output_dir = opt.output_dir
     if PROCESSES > 1 and not shutil.which(os.environ.get("mpicc_path", "mpicc")):
         refuse("several processes need Open MPI's compiler mpicc; on Debian or Ubuntu: sudo apt install libopenmpi-dev")
-    if holds_run(output_dir) and not (opt.overwrite or goes_on_in_place(opt)):
-        refuse(
-            f"argument --output_dir: {output_dir} holds a run already: --resume goes on with it, another --output_dir "
-            "keeps it, --overwrite deletes it"
-        )
-    foreign = [] if goes_on_in_place(opt) else foreign_grids(output_dir)
-    if foreign:
-        refuse(
-            f"argument --output_dir: {foreign[0]} has the name of a sample grid, but {NOT_OURS}: move it away, or give "
-            "another --output_dir"
-        )
+    check_free(opt)
     if RANK:
         return
     try:
@@ -176,5 +183,9 @@ def one_sentence(opt):
             what = "Nobody reads the output any more."
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise SystemExit(what if draws(opt) else f"{what} {what_is_saved(opt.output_dir)}") from None
+    except Exception:  # in what a user changed: the traceback says where
+        if not draws(opt):
+            print(what_is_saved(opt.output_dir), file=sys.stderr)
+        raise
     finally:
         let_go()

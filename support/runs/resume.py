@@ -23,7 +23,7 @@ from support.saved.paths import (
     digits_path,
     is_own_picture,
 )
-from support.terminal import PROCESSES
+from support.terminal import PROCESSES, RANK
 
 
 def classifier_file(text):
@@ -86,6 +86,9 @@ def resume(parser, opt, argv):
             config[name] = Unread(value)
     opt = parser.parse_args(argv, config)
     parser.source = None
+    unknown = ", ".join(name for name in config if name not in opt.recorded)
+    if unknown and not RANK:
+        print(f"{path} has flags that this script does not know; they are left out: {unknown}", file=sys.stderr)
     opt.resume, opt.resume_version = path, version
     for name in parser.fixed():
         value, before = getattr(opt, name), log["config"].get(name, parser.get_default(name))
@@ -224,7 +227,7 @@ def check_training_flags(parser, opt, checkpoint):
     if known and read_classifier(opt.classifier)["data"] != facts.sha256:
         parser.error(f"argument --classifier: {opt.classifier} was trained on other images")
     if opt.n_classes is None:
-        opt.n_classes = opt.config["n_classes"] = facts.n_labels
+        opt.n_classes = facts.n_labels
     if opt.n_classes != facts.n_labels:
         parser.error(f"argument --n_classes: must be {facts.n_labels}, the number of labels that the images have")
     if opt.fid_samples > facts.n_test:

@@ -32,7 +32,7 @@ from support.pages.page import write_page
 from support.runs import process
 from support.runs.resume import goes_on_in_place
 from support.saved import checkpoint, kept
-from support.saved.log import NOT_DRAWN, is_number, run_name, save_log, save_table
+from support.saved.log import NOT_DRAWN, ON_INCEPTION, is_number, run_name, save_log, save_table
 from support.saved.paths import PROJECT, clear_grids, clear_run, grid_path, log_path, make_folders, page_path
 
 PROGRESS_INTERVAL = 50  # batches between two lines of progress (report: every 50 batches)
@@ -56,15 +56,21 @@ def output_of(*command):
 
 
 def describe_code():
-    """Returns which code runs: the git commit with a hash of local changes, or without a repository cgan.py's hash."""
+    """Returns which code runs: the git commit with a hash of local changes, and which copy of cgan.py if it is one.
+
+    Without a repository, it is that script's name and hash.
+    """
     commit = os.path.exists(os.path.join(PROJECT, ".git")) and output_of("git", "rev-parse", "--short", "HEAD")
+    script = Path(sys.argv[0]).resolve()
+    script = script.name if script.parent == Path(PROJECT) and script.is_file() else "cgan.py"  # or what imports it
     if not commit:
-        return f"cgan.py {hashlib.sha256(Path(PROJECT, 'cgan.py').read_bytes()).hexdigest()[:12]}"
+        return f"{script} {hashlib.sha256(Path(PROJECT, script).read_bytes()).hexdigest()[:12]}"
     changes = output_of("git", "diff", "HEAD", "--", "*.py", "*.h", "*.cc", "*.cuh")
     beside = ("--", ":(glob)*.py", "support")  # and not all of an environment that lies in the folder
     for name in output_of("git", "ls-files", "-z", "--others", "--exclude-standard", *beside).split(b"\0")[:-1]:
         changes += name + Path(PROJECT, os.fsdecode(name)).read_bytes()  # such as a my_cgan.py beside cgan.py
-    return commit.decode().strip() + (f", changed ({hashlib.sha256(changes).hexdigest()[:12]})" if changes else "")
+    found = commit.decode().strip() + (f", changed ({hashlib.sha256(changes).hexdigest()[:12]})" if changes else "")
+    return found if script == "cgan.py" else f"{found}, {script}"
 
 
 def describe_environment():
@@ -121,6 +127,8 @@ class Run:
         for network in networks.values():
             network.mpi_param_broadcast()  # several processes begin with the first one's
         self.facts = idx.data_facts(opt.data_root)
+        if self.first_process:
+            process.check_free(opt)  # again, for whoever imports cgan.py and calls train
         self.epochs_done, self.environment = 0, describe_environment()
         self.page_seconds, self.evaluated_at, self.problems = 0, time.monotonic(), []
         self.log = {"config": opt.config, "environment": self.environment, "changes": []}
@@ -210,7 +218,7 @@ class Run:
         stop for that, at the latest PROGRESS_INTERVAL batches later.
         """
         for name, value in values.items():
-            if name in NOT_DRAWN or name.endswith("_last"):
+            if name in (*NOT_DRAWN, *ON_INCEPTION) or name.endswith("_last"):
                 raise ValueError(f"{name}: the log has a number of this name already")
             self.recorded[-1][name] = value.detach() if isinstance(value, jt.Var) else float(value)
         batch = len(self.recorded) - 1

@@ -240,6 +240,9 @@ def load_checkpoint(path, checkpoint, networks, optimizers):
 
     Raises Mismatch if they are others.
     """
+    others = {name.split("/")[0] for name in checkpoint if "/" in name} - {*networks, *optimizers}
+    if others:
+        raise Mismatch(f"{path} also holds {', '.join(sorted(others))}, which this script has not handed to Run")
     for name, network in networks.items():
         load_weights(network, part(checkpoint, name), path)
     moments = moments_of(optimizers)
