@@ -13,10 +13,13 @@ DEFAULT = "default"  # the word that sets a flag back
 class Flags(argparse.Namespace):
     """What was typed, by name; also as it is changed afterwards, as in a notebook."""
 
+    recorded = ()  # names
+
     @property
     def config(self):
         """{flag: value} of what makes a run what it is."""
-        return {name: getattr(self, name) for name in self.recorded}
+        values = {name: getattr(self, name) for name in self.recorded}
+        return {name: value.item() if hasattr(value, "item") else value for name, value in values.items()}  # NumPy's
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,6 +38,8 @@ class Parser(argparse.ArgumentParser):
         if settings.get("default") not in (None, argparse.SUPPRESS):
             settings["help"] = f"{settings.get('help', '')} (default: %(default)s)".strip()
         action = super().add_argument(*names, **settings)
+        if hasattr(Flags, action.dest):
+            raise ValueError(f"--{action.dest}: the flags have something of this name already")
         action.fixed, action.recorded = fixed, recorded and action.dest != "help"
         plain = action.default is None and action.nargs is None and settings.get("action", "store") == "store"
         action.can_be_set_back = plain and action.recorded and bool(action.option_strings)

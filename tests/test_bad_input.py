@@ -121,6 +121,10 @@ def test_flags_of_every_kind_are_resumed():
     assert parser.fixed() == ["widths"]
     above.plain = 3  # as in a notebook
     assert above.config["plain"] == 3
+    above.plain = np.int64(4)
+    assert type(above.config["plain"]) is int
+    with pytest.raises(ValueError, match="--config: the flags have"):
+        parser.add_argument("--config")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, refuses):

@@ -200,6 +200,16 @@ def test_what_changes_on_resume_is_logged_with_its_epoch(tmp_path, monkeypatch):
     assert log["environment"]["code"] != "other code"
 
 
+@pytest.mark.slow
+def test_a_flag_that_the_script_does_not_know_is_named_once_and_logged_as_gone(tmp_path, saved, capsys):
+    change_log(saved, smooth=0.9)
+    log = train(tmp_path, "--resume", "--n_epochs", 5)
+    assert "has flags that this script does not know; they are left out: smooth\n" in capsys.readouterr().err
+    assert log["changes"] == [{"epoch": 5, "config": {"smooth": None}}]
+    train(tmp_path, "--resume", "--n_epochs", 6)
+    assert "smooth" not in capsys.readouterr().err
+
+
 @pytest.fixture
 def saved(tmp_path, straight):
     """The path of a copy of the straight run's checkpoint, to be changed."""

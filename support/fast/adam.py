@@ -20,10 +20,10 @@ class Adam(nn.Adam):
 
     def step(self, loss=None, retain_graph=False):
         group, *others = self.param_groups
+        if loss is None and "grads" not in group:  # after loss.backward(), as in PyTorch
+            raise ValueError("no gradient yet: in Jittor, step(loss) computes it, or backward(loss) of the optimizer")
         if self.weight_decay or others or SETTINGS & group.keys():
             return super().step(loss, retain_graph)
-        if loss is None and not self.n_step:  # loss.backward(), as in PyTorch
-            raise ValueError("no gradient yet: in Jittor, step(loss) computes it, or backward(loss) of the optimizer")
         with gradients_once():
             self.pre_step(loss, retain_graph)
         b1, b2 = self.betas

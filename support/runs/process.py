@@ -184,7 +184,7 @@ def one_sentence(opt):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise SystemExit(what if draws(opt) else f"{what} {what_is_saved(opt.output_dir)}") from None
     except Exception:  # in what a user changed: the traceback says where
-        if not draws(opt):
+        if not draws(opt) and not RANK:
             print(what_is_saved(opt.output_dir), file=sys.stderr)
         raise
     finally:

@@ -86,7 +86,7 @@ def resume(parser, opt, argv):
             config[name] = Unread(value)
     opt = parser.parse_args(argv, config)
     parser.source = None
-    unknown = ", ".join(name for name in config if name not in opt.recorded)
+    unknown = ", ".join(name for name, value in config.items() if value is not None and name not in opt.recorded)
     if unknown and not RANK:
         print(f"{path} has flags that this script does not know; they are left out: {unknown}", file=sys.stderr)
     opt.resume, opt.resume_version = path, version

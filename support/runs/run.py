@@ -61,8 +61,9 @@ def describe_code():
     Without a repository, it is that script's name and hash.
     """
     commit = os.path.exists(os.path.join(PROJECT, ".git")) and output_of("git", "rev-parse", "--short", "HEAD")
-    script = Path(sys.argv[0]).resolve()
-    script = script.name if script.parent == Path(PROJECT) and script.is_file() else "cgan.py"  # or what imports it
+    path = Path(sys.argv[0]).resolve()
+    beside = path.parent == Path(PROJECT).resolve() and path.is_file()
+    script = path.name if beside else "cgan.py"  # which something else has imported
     if not commit:
         return f"{script} {hashlib.sha256(Path(PROJECT, script).read_bytes()).hexdigest()[:12]}"
     changes = output_of("git", "diff", "HEAD", "--", "*.py", "*.h", "*.cc", "*.cuh")
@@ -155,7 +156,8 @@ class Run:
         first = self.epochs_done + 1
         # An earlier resume may have noted a change for an epoch that it then did not finish
         self.log["changes"] = [change for change in self.log["changes"] if change["epoch"] < first]
-        now = {"config": self.opt.config, "environment": self.environment}
+        gone = dict.fromkeys(checkpoint.latest(self.log, "config"))  # flags that this script does not know
+        now = {"config": {**gone, **self.opt.config}, "environment": self.environment}
         change = {part: changed(checkpoint.latest(self.log, part), values) for part, values in now.items()}
         change = {part: values for part, values in change.items() if values}
         if change and first <= self.opt.n_epochs:

@@ -240,7 +240,8 @@ def load_checkpoint(path, checkpoint, networks, optimizers):
 
     Raises Mismatch if they are others.
     """
-    others = {name.split("/")[0] for name in checkpoint if "/" in name} - {*networks, *optimizers}
+    known = tuple(f"{name}/" for name in (*networks, *optimizers))
+    others = {name.split("/")[0] for name in checkpoint if "/" in name and not name.startswith(known)}
     if others:
         raise Mismatch(f"{path} also holds {', '.join(sorted(others))}, which this script has not handed to Run")
     for name, network in networks.items():
