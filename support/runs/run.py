@@ -62,8 +62,8 @@ def describe_code():
     """
     commit = os.path.exists(os.path.join(PROJECT, ".git")) and output_of("git", "rev-parse", "--short", "HEAD")
     path = Path(sys.argv[0]).resolve()
-    beside = path.parent == Path(PROJECT).resolve() and path.is_file()
-    script = path.name if beside else "cgan.py"  # which something else has imported
+    is_ours = path.parent == Path(PROJECT).resolve() and path.is_file()
+    script = path.name if is_ours else "cgan.py"  # which something else has imported
     if not commit:
         return f"{script} {hashlib.sha256(Path(PROJECT, script).read_bytes()).hexdigest()[:12]}"
     changes = output_of("git", "diff", "HEAD", "--", "*.py", "*.h", "*.cc", "*.cuh")
