@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from conftest import ROOT, own, read_log, read_npz
+from conftest import ROOT, own, promised, read_log, read_npz
 from PIL import Image
 
 FLAGS = "--max_batches 2 --sample_interval 1 --fid_samples 2 --n_epochs".split()
@@ -70,7 +70,7 @@ def test_a_recipe_trains_resumes_and_draws(tmp_path, diff, capsys):
             flags = ["--resume"] if i else FLAGS[:-1]
             flags += ["--n_epochs", str(n), "--output_dir", str(tmp_path / folder)]
             variant.train(variant.parse_flags(own(flags)))
-    logs = [read_log(tmp_path / folder) for folder in ("straight", "resumed")]
+    logs = [promised(read_log(tmp_path / folder)) for folder in ("straight", "resumed")]
     straight, resumed = (read_npz(tmp_path / name / "results" / "checkpoint.npz") for name in ("straight", "resumed"))
     for name, value in straight.items():
         if name != "log":

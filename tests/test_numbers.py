@@ -67,6 +67,7 @@ FILES = {
     "tests/test_resume.py": "6 times 200",
     "results/reference/log.json": "938",
     "results/tables/gpu_step.json": "0.69 ms 1.24 s 1.76 s",
+    "results/tables/gpu_where.json": "0.92 1.43 ms 1.05 1.57 ms",
     "results/tables/scale.json": "99.5%",
     "results/tables/variety.json": "0.886",
     "results/tables/reach.json": "1.26 1.33 times",
