@@ -11,11 +11,12 @@ PyTorch and JAX are in requirements-bench.txt. They want another NumPy than Jitt
 Without --peers their rows are left out. docs/performance.md says what each row is. The floor moves once what Adam reads
 and writes, 7 arrays of all parameters.
 
-Every round runs all rows, one after the other, each in a process of its own. PyTorch and JAX have their images in
-memory, transformed, as cgan.py does. An epoch is timed after one that is not counted, or after a part of one if nothing
-is compiled; cgan.py's includes log and checkpoint. Milliseconds a step: the epoch (cgan.py's without its checkpoint)
-less an epoch of reading batches only; JAX gathers its batches within a step. The machine's speed drifts, so only
-numbers of one round are compared: ratios are medians over the rounds.
+Rows that are compared take turns, each in a process of its own: in every round all of them have one. PyTorch and JAX
+have their images in memory, transformed, as cgan.py does. An epoch is timed after one that is not counted, or after a
+part of one if nothing is compiled; cgan.py's includes log and checkpoint. Milliseconds a step: the epoch (cgan.py's
+without its checkpoint) less an epoch of reading batches only; JAX gathers its batches within a step. The machine's
+speed drifts, so only numbers of one round are compared: ratios are medians over the rounds, and the brackets hold the
+middle half of them.
 
 With n threads, a row may run on n cores. Without AVX-512, on a processor that has it, Jittor compiles for one that does
 not, and PyTorch's and JAX's libraries are told so (timing.py).
@@ -57,7 +58,7 @@ JAX_SCAN = "jax scan"
 def epochs(opt):
     """An epoch and a step of all rows."""
     ours, *_ = rows = [Row(name, steps=opt.steps) for name in ("cgan", "plain", *(PEERS if opt.peers else []))]
-    rounds, body = Rounds(rows, opt), []
+    rounds, body = Rounds([rows], opt), []
     for row in rows:
         found = [f"{rounds.median(row, what):.{digits}f}" for what, digits in ((SECONDS, 1), (STEP, 1), (PEAK, 0))]
         body.append([row.name, *found, *(rounds.ratio(ours, row, what) for what in (SECONDS, STEP))])
@@ -70,7 +71,7 @@ def changes(opt):
     """What each change to the plain loop gains."""
     names = ["plain loop", *(f"+ {change}" for change in CHANGES)]
     first, *_ = rows = [Row(str(i), steps=opt.steps) for i in range(len(names))]
-    rounds = Rounds(rows, opt)
+    rounds = Rounds([rows], opt)
     columns = [[f"{rounds.median(row, SECONDS):.1f}", rounds.ratio(row, first, SECONDS)] for row in rows]
     body = [[name, *cells] for name, cells in zip(names, columns)]
     show(opt.keep, "gains", ["", SECONDS, "to the plain loop"], body, **rounds.facts())
@@ -85,7 +86,7 @@ def reach(opt):
         (kind, n): [Row(name, n, steps=opt.steps, avx512=kind == kinds[0]) for name in names]
         for kind, n in itertools.product(kinds, (2**i for i in range(limits.cores().bit_length())))
     }
-    rounds, body = Rounds(itertools.chain(*groups.values()), opt), []
+    rounds, body = Rounds(groups.values(), opt), []
     for (kind, n), (ours, *others) in groups.items():
         steps = [f"{rounds.median(row, STEP):.1f}" for row in (ours, *others)]
         ratios = [rounds.ratio(ours, row, STEP, span=True) for row in others]
@@ -100,7 +101,7 @@ def sizes(opt):
     for n, width in itertools.product((32, 64, 256, 1024), widths):
         steps = opt.steps or 60000 // n // width**2
         pairs[n, width] = [Row(name, batch_size=n, steps=steps, width=width) for name in ("cgan", JAX_SCAN)]
-    rounds, lines = Rounds(itertools.chain(*pairs.values()), opt), {}
+    rounds, lines = Rounds(pairs.values(), opt), {}
     for (n, _), (ours, scan) in pairs.items():
         cell = f"{rounds.ratio(ours, scan, STEP)} ({rounds.median(ours, STEP):.1f} ms)"
         lines.setdefault(n, [str(n)]).append(cell)
@@ -117,7 +118,7 @@ def two(opt):
         "at once": Row("cgan", steps=opt.steps, at_once=2),
         f"at once, OMP_NUM_THREADS={half}": Row("cgan", half, steps=opt.steps, at_once=2),
     }
-    rounds, body = Rounds(rows.values(), opt), []
+    rounds, body = Rounds([rows.values()], opt), []
     for name, row in rows.items():
         body.append([name, f"{rounds.median(row, BOTH):.1f}", rounds.ratio(row, alone, BOTH)])
     show(opt.keep, "two_at_once", ["", BOTH, "to one after the other"], body, **rounds.facts())
@@ -126,7 +127,7 @@ def two(opt):
 def scores(opt):
     """An evaluation, in parts: seconds, and what they add to ten epochs."""
     epoch, *rows = [Row("cgan"), *map(Row, list(SCORING) if opt.peers else ["scores"])]
-    rounds, body = Rounds([epoch, *rows], opt), []
+    rounds, body = Rounds([[epoch, *rows]], opt), []
     ours = rows[0]
     for row, what in [(row, INCEPTION) for row in rows] + [(ours, EVALUATION)]:
         shares = [found[row][what] / (10 * found[epoch][SECONDS]) for found in rounds.rounds]

@@ -29,6 +29,7 @@ from benchmarks.timing import (
     STEP,
     WARM_UP,
     Row,
+    answers,
     best_of_two,
     measured,
     peak,
@@ -39,8 +40,6 @@ from support.device import jt, nn
 from support.evaluation import Evaluation
 from support.mnist import MNIST
 from support.runs import run
-from support.saved.log import read_log
-from support.saved.paths import log_path
 
 PROFILED = 500  # steps
 
@@ -86,23 +85,26 @@ def wide_generator(width, opt):
     return generator
 
 
-def whole_program(row):
-    saved, save_log = [], run.save_log
+def whole_program(row, answer):
+    """Answers with an epoch of cgan.py, all but the first."""
+    epochs = run.Run.epochs
 
-    def watched(*args):
-        save_log(*args)
-        saved.append(time.perf_counter())
+    def watched(self):
+        start = None
+        for epoch in epochs(self):
+            if epoch > 1:
+                whole, seconds = time.perf_counter() - start, self.log["epochs"][-1]["seconds"]
+                answer(measured(seconds, itertools.islice(dataloader, row.steps), whole))
+            start = time.perf_counter()
+            yield epoch
 
-    run.save_log = watched
-    # An evaluation follows the last epoch; the one before it is timed
-    flags = "--n_epochs 3 --sample_interval 1000000 --fid_interval 1000000 --inception_weights none"
+    run.Run.epochs = watched
+    flags = "--n_epochs 1000000 --sample_interval 1000000000 --fid_interval 1000000 --inception_weights none"
     opt = cgan.parse_flags(flags.split())
     opt.batch_size, opt.max_batches, opt.hidden_d = row.batch_size, row.steps, opt.hidden_d * row.width
-    cgan.make_generator = partial(wide_generator, row.width)
+    cgan.make_generator, dataloader = partial(wide_generator, row.width), cgan.load_data(opt, train=True)
     with tempfile.TemporaryDirectory() as opt.output_dir:
         cgan.train(opt)
-        seconds = read_log(log_path(opt.output_dir))["epochs"][1]["seconds"]
-    return measured(seconds, itertools.islice(cgan.load_data(opt, train=True), row.steps), saved[1] - saved[0])
 
 
 def layer_sizes():
@@ -135,7 +137,7 @@ def product_ms(rows, n_in, n_out):
     return min(times)
 
 
-def floor(_):
+def floor(_, answer):
     generator, discriminator = (list(zip(sizes, sizes[1:])) for sizes in layer_sizes().values())
 
     def layers(shapes, rows):
@@ -143,28 +145,30 @@ def floor(_):
         total = sum(product_ms(rows, n_in, n_out) + product_ms(n_out, rows, n_in) for n_in, n_out in shapes)
         return total + sum(product_ms(rows, n_out, n_in) for n_in, n_out in shapes[1:])
 
-    # The discriminator's gradients of generated digits, from one output an image, are proportional for both losses
-    products = layers(generator, 64) + layers(discriminator, 128) + product_ms(64, *discriminator[0][::-1])
     n_parameters = sum(n_in * n_out + n_out for n_in, n_out in generator + discriminator)
     # 7 arrays: parameters, both moments and gradients are read, the first three written. A copy moves two.
     sizes = [int(3.5 * n_parameters / limits.cores())] * limits.cores()
     parts = [(np.zeros(size, np.float32), np.ones(size, np.float32)) for size in sizes]
-    with ThreadPoolExecutor(limits.cores()) as pool:
-        adam = median_ms(lambda: list(pool.map(lambda pair: np.copyto(*pair), parts)))
-    return {STEP: products + adam, "products": products, "adam": adam}
+    while True:
+        # The discriminator's gradients of generated digits, from one output an image, are proportional for both losses
+        products = layers(generator, 64) + layers(discriminator, 128) + product_ms(64, *discriminator[0][::-1])
+        with ThreadPoolExecutor(limits.cores()) as pool:
+            adam = median_ms(lambda: list(pool.map(lambda pair: np.copyto(*pair), parts)))
+        answer({STEP: products + adam, "products": products, "adam": adam})
 
 
-def scores(_):
-    """Returns the seconds of an evaluation, and of its longest part."""
+def scores(_, answer):
+    """Answers with the seconds of an evaluation, and of its longest part."""
     opt = cgan.parse_flags(["--inception_weights", "original"])
     evaluate = Evaluation(cgan.load_data(opt, train=False), opt, cgan.generate, fid, cgan.REAL_ABOVE)
     some, _ = evaluate.dataset[range(opt.fid_samples)]
     generator, discriminator = networks(opt)
     train, dataloader = training(len(CHANGES))  # as a run has trained before
     train(itertools.islice(dataloader, WARM_UP))
-    whole = best_of_two(lambda: evaluate({"generator": generator, "discriminator": discriminator}, 1))
-    inception = best_of_two(lambda: fid.inception_features(some, evaluate.inception))
-    return {INCEPTION: inception, EVALUATION: whole, PEAK: peak()}
+    while True:
+        whole = best_of_two(lambda: evaluate({"generator": generator, "discriminator": discriminator}, 1))
+        inception = best_of_two(lambda: fid.inception_features(some, evaluate.inception))
+        answer({INCEPTION: inception, EVALUATION: whole, PEAK: peak()})
 
 
 OPERATORS = {  # by how Jittor's profiler names them
@@ -200,15 +204,13 @@ def main():
     what, *rest = sys.argv[1:]
     if what in ("profile", "save"):
         return profile("--keep" in rest) if what == "profile" else save_experiment(*rest)
-    row = Row(**json.loads(what))
-    if row.name in ("cgan", "floor", "scores"):
-        found = {"cgan": whole_program, "floor": floor, "scores": scores}[row.name](row)
-    else:
-        train, dataloader = training(0 if row.name == "plain" else int(row.name))
-        found = time_epochs(train, lambda: itertools.islice(dataloader, row.steps))
-    environment = run.describe_environment()
+    row, answer, environment = Row(**json.loads(what)), answers(), run.describe_environment()
     del environment["threads"]  # the row says how many
-    print(json.dumps({**found, "environment": environment}))
+    answer(environment)
+    if row.name in ("cgan", "floor", "scores"):
+        return {"cgan": whole_program, "floor": floor, "scores": scores}[row.name](row, answer)
+    train, dataloader = training(0 if row.name == "plain" else int(row.name))
+    time_epochs(train, lambda: itertools.islice(dataloader, row.steps), answer)
 
 
 if __name__ == "__main__":

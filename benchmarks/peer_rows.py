@@ -13,11 +13,11 @@ from importlib import metadata
 
 import numpy as np
 
-from benchmarks.timing import INCEPTION, PEAK, WARM_UP, Row, best_of_two, peak, time_epochs
+from benchmarks.timing import INCEPTION, PEAK, WARM_UP, Row, answers, best_of_two, peak, time_epochs
 from support import limits
 
 
-def pytorch(experiment, row, tuned=False, compiled=False):
+def pytorch(experiment, row, answer, tuned=False, compiled=False):
     """The loop as people write it; tuned: fused Adam, discriminator frozen in the generator's step, one pass."""
     import torch
     from torch import nn
@@ -78,10 +78,10 @@ def pytorch(experiment, row, tuned=False, compiled=False):
             optimizer_D.step()
             g_loss.item(), d_loss.item()
 
-    return time_epochs(train, batches, None if compiled else WARM_UP)
+    time_epochs(train, batches, answer, None if compiled else WARM_UP)
 
 
-def pytorch_scores(experiment, row, scores=True, channels_last=False):
+def pytorch_scores(experiment, row, answer, scores=True, channels_last=False):
     """The features of Inception-v3, with random weights, 10 images at a time: faster than 50, as in cgan.py.
 
     channels_last: its arrays are laid out so.
@@ -99,10 +99,11 @@ def pytorch_scores(experiment, row, scores=True, channels_last=False):
         with torch.inference_mode():
             return [model(part) for part in images.split(10)]
 
-    return {INCEPTION: best_of_two(inception), PEAK: peak()}
+    while True:
+        answer({INCEPTION: best_of_two(inception), PEAK: peak()})
 
 
-def jax(experiment, row, scan=False):
+def jax(experiment, row, answer, scan=False):
     """The loop in JAX, each step compiled as a whole; scan: the epoch's full batches in one compiled call."""
     import jax
     from jax import numpy as jnp
@@ -182,7 +183,7 @@ def jax(experiment, row, scan=False):
             state, losses = steps(images, real_labels, state, group)
             np.asarray(losses)
 
-    return time_epochs(train, batches, warm_up=None)
+    time_epochs(train, batches, answer, warm_up=None)
 
 
 def main():
@@ -194,8 +195,9 @@ def main():
     framework, *ways = row.name.split()
     train, package = {"pytorch": (pytorch, "torch"), "jax": (jax, "jax")}[framework]
     train = pytorch_scores if "scores" in ways else train
-    found = train(experiment, row, **dict.fromkeys(ways, True))
-    print(json.dumps({**found, "environment": {package: metadata.version(package)}}))
+    answer = answers()
+    answer({package: metadata.version(package)})
+    train(experiment, row, answer, **dict.fromkeys(ways, True))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
-"""How the rows of benchmarks/epoch_time.py are timed: in rounds, each row in a process of its own.
+"""How the rows of benchmarks/epoch_time.py are timed: each in a process of its own, and in turns.
+
+A row's process prepares what it times, and then times it once for every line that it reads, while the others wait for
+one. So rows that are compared are timed within seconds of each other, as often as one likes.
 
 PyTorch's and JAX's environment imports this too, so it needs no other package.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -13,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from timeit import repeat
 from typing import NamedTuple, Optional
@@ -51,15 +54,33 @@ def is_peer(row):
     return row.name.startswith(("pytorch", "jax"))
 
 
-def time_epochs(train, batches, warm_up=WARM_UP):
-    """Returns what is measured of one row.
+def answers():
+    """Returns a function that prints what was found, as JSON, and then waits for a line of standard input.
 
-    train(batches): a step for each; batches(): an epoch's; warm_up: how many are not counted before (None: an epoch).
+    Where there is none any more, the program ends. What is printed otherwise goes to standard error.
+    """
+    output = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def answer(found):
+        print(json.dumps(found), file=output, flush=True)
+        if not sys.stdin.readline():
+            sys.exit()
+
+    return answer
+
+
+def time_epochs(train, batches, answer, warm_up=WARM_UP):
+    """Answers, turn by turn, with what is measured of one row.
+
+    train(batches): a step for each; batches(): an epoch's; answer: of answers(); warm_up: how many are not counted
+    before (None: an epoch).
     """
     train(itertools.islice(batches(), warm_up))
-    start = time.perf_counter()
-    train(batches())
-    return measured(time.perf_counter() - start, batches())
+    while True:
+        start = time.perf_counter()
+        train(batches())
+        answer(measured(time.perf_counter() - start, batches()))
 
 
 def best_of_two(function):
@@ -98,8 +119,8 @@ def copy_jaxlib(peers, folder):
         sys.exit("This jaxlib asks in another way what the processor can do, so that it cannot be kept from AVX-512.")
 
 
-def run_row(row, peers, folder):
-    """Returns what is measured of a row, in a process of its own or in several at once; folder: what peers need."""
+def start_row(row, peers, folder):
+    """Returns a row's process, or its processes that run at once; folder: what peers need."""
     command = [peers, "-m", "benchmarks.peer_rows"] if is_peer(row) else JITTOR_ROWS
     cores = sorted(os.sched_getaffinity(0))[: row.threads and row.threads * row.at_once]
     command = ["taskset", "-c", ",".join(map(str, cores)), *command, json.dumps(row._asdict()), folder]
@@ -110,41 +131,71 @@ def run_row(row, peers, folder):
         environment.setdefault("GOMP_SPINCOUNT", "300000")
     if not row.avx512:
         environment.update(WITHOUT_AVX512, PYTHONPATH=folder)
-    with ThreadPoolExecutor(row.at_once) as pool:
-        outputs = pool.map(lambda _: subprocess.check_output(command, text=True, env=environment), range(row.at_once))
-        found = [json.loads(output.splitlines()[-1]) for output in outputs]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return [subprocess.Popen(command, env=environment, **pipes) for _ in range(row.at_once)]
+
+
+def hear(row, processes):
+    """Returns what a row's processes have answered."""
+    found = [json.loads(process.stdout.readline() or sys.exit(f"{row} has ended")) for process in processes]
     print(row, found, file=sys.stderr, flush=True)
     if STEP in found[0]:
         found[0][BOTH] = statistics.mean(one[STEP] for one in found) * 2 / row.at_once
     return found[0]
 
 
-class Rounds:
-    """What rows take in n rounds, each of all rows one after the other."""
+def ask(row, processes):
+    """Gives a row its turn; returns what it takes."""
+    for process in processes:
+        print(file=process.stdin, flush=True)
+    return hear(row, processes)
 
-    def __init__(self, rows, opt):
-        """opt: how many rounds, and the peers' Python, as benchmarks/epoch_time.py takes them."""
-        self.rows = list(rows)
+
+def take_turns(rows, n, peers, folder):
+    """Returns [{row: what is measured of it}] of n rounds, and {name: the environment of rows of this name}."""
+    processes, environments = {}, {}
+    with contextlib.ExitStack() as at_end:
+        for row in rows:
+            processes[row] = start_row(row, peers, folder)
+            for process in processes[row]:
+                at_end.callback(process.communicate)
+            environments[row.name] = hear(row, processes[row])
+        return [{row: ask(row, processes[row]) for row in rows} for _ in range(n)], environments
+
+
+class Rounds:
+    """What rows take in n rounds, in each of which all rows of a group have their turn."""
+
+    def __init__(self, groups, opt):
+        """groups: of rows that are compared; opt: how many rounds, and the peers' Python, as for epoch_time.py."""
+        groups = list(groups)
+        self.rows = list(itertools.chain(*groups))
+        self.rounds, self.environments = [{} for _ in range(opt.rounds)], {}
         with tempfile.TemporaryDirectory() as folder:
             if any(map(is_peer, self.rows)):
                 subprocess.run([*JITTOR_ROWS, "save", os.path.join(folder, "experiment.npz")], check=True)
             if any(row.name.startswith("jax") and not row.avx512 for row in self.rows):
                 copy_jaxlib(opt.peers, folder)
-            self.rounds = [{row: run_row(row, opt.peers, folder) for row in self.rows} for _ in range(opt.rounds)]
+            for rows in groups:
+                rounds, environments = take_turns(rows, opt.rounds, opt.peers, folder)
+                for found, more in zip(self.rounds, rounds):
+                    found.update(more)
+                self.environments.update(environments)
         print(f"{limits.cores()} cores, medians of {opt.rounds} rounds\n")
 
     def median(self, row, what):
         return statistics.median(found[row][what] for found in self.rounds)
 
     def ratio(self, row, other, what, span=False):
-        """Returns the median ratio of a row to another of the same round; with `span` how far it goes, too."""
+        """Returns the median ratio of a row to another of the same round; with `span` where the middle half is, too."""
         ratios = [found[row][what] / found[other][what] for found in self.rounds]
-        text = f"{statistics.median(ratios):.2f}"
-        return text + (f" ({min(ratios):.2f} to {max(ratios):.2f})" if span else "")
+        if len(ratios) == 1 or not span:
+            return f"{statistics.median(ratios):.2f}"
+        low, middle, high = statistics.quantiles(ratios, method="inclusive")
+        return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
     def facts(self):
         """Returns what a kept table says beside its own: what each row ran on, and its milliseconds round by round."""
-        environments = {row.name: found["environment"] for row, found in self.rounds[0].items()}
         rows = [row for row in self.rows if STEP in self.rounds[0][row]]
         steps = [{**row._asdict(), STEP: [round(found[row][STEP], 2) for found in self.rounds]} for row in rows]
-        return {"environments": environments, "steps": steps}
+        return {"environments": self.environments, "steps": steps}

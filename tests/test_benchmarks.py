@@ -90,25 +90,51 @@ def test_a_wide_generators_hidden_layers_are_wide():
     assert cgan.generate(jittor_rows.wide_generator(2, opt), np.zeros((2, 100)), np.arange(2)).shape == (2, 1, 32, 32)
 
 
+ROW = """import json, os, sys
+from benchmarks.timing import answers
+answer = answers()
+print("not an answer")
+answer({"cores": len(os.sched_getaffinity(0)), "env": {**os.environ}, "row": json.loads(sys.argv[1])})
+for i in range(9):
+    answer({"ms a step": 5 + i})"""
+
+
+def rounds_of(groups, n, monkeypatch):
+    monkeypatch.setattr(timing, "JITTOR_ROWS", [sys.executable, "-c", ROW])
+    return timing.Rounds(groups, Namespace(rounds=n, peers=None))
+
+
 def test_a_rows_process_gets_what_it_may_use(monkeypatch):
-    code = "import os; found = {'cores': len(os.sched_getaffinity(0)), 'env': {**os.environ}, 'ms a step': 5}"
-    code += "; import json, sys; print(json.dumps({**found, 'row': json.loads(sys.argv[1])}))"
-    monkeypatch.setattr(timing, "JITTOR_ROWS", [sys.executable, "-c", code])
-    found = timing.run_row(timing.Row("cgan", 1, batch_size=32), None, "folder")
+    alone, both = timing.Row("cgan", 1, batch_size=32), timing.Row("floor", avx512=False, at_once=2)
+    rounds = rounds_of([[alone], [both]], 2, monkeypatch)
+    found = rounds.environments["cgan"]
     assert found["cores"] == 1 and found["env"]["OMP_NUM_THREADS"] == "1" and found["row"]["batch_size"] == 32
-    assert found[timing.BOTH] == 10 and "cc_flags" not in found["env"]
-    found = timing.run_row(timing.Row("floor", avx512=False, at_once=2), None, "folder")
+    assert "cc_flags" not in found["env"]
+    found = rounds.environments["floor"]
     assert found["cores"] == len(os.sched_getaffinity(0)) and timing.WITHOUT_AVX512.items() <= found["env"].items()
-    assert found[timing.BOTH] == 5 and found["env"]["PYTHONPATH"] == "folder"
+    assert [[found[row][timing.BOTH] for found in rounds.rounds] for row in (alone, both)] == [[10, 12], [5, 6]]
+
+
+def test_in_every_round_each_row_has_its_turn(monkeypatch):
+    log, ask = [], timing.ask
+    monkeypatch.setattr(timing, "ask", lambda row, processes: log.append(row) or ask(row, processes))
+    one, other, third = (timing.Row(str(i)) for i in range(3))
+    rounds_of(iter([[one, other], [third]]), 2, monkeypatch)
+    assert log == [one, other, one, other, third, third]
+
+
+def test_a_row_that_ends_ends_the_benchmark(monkeypatch):
+    with pytest.raises(SystemExit, match="has ended"):
+        rounds_of([[timing.Row("0")]], 10, monkeypatch)
 
 
 def test_ratios_are_within_a_round(monkeypatch):
-    ours, jax = rows = timing.Row("cgan"), timing.Row("1")
-    times = iter([2, 1, 30, 60, 7, 10])
-    monkeypatch.setattr(timing, "run_row", lambda *args: {timing.STEP: next(times), "environment": {}})
-    rounds = timing.Rounds(iter(rows), Namespace(rounds=3, peers=None))
+    ours, jax = timing.Row("cgan"), timing.Row("1")
+    rounds = rounds_of([[ours, jax]], 3, monkeypatch)
+    for found, times in zip(rounds.rounds, [(2, 1), (30, 60), (7, 10)]):
+        found.update(zip((ours, jax), ({timing.STEP: ms} for ms in times)))
     assert rounds.median(ours, timing.STEP) == 7 and rounds.ratio(ours, jax, timing.STEP) == "0.70"
-    assert rounds.ratio(ours, jax, timing.STEP, span=True) == "0.70 (0.50 to 2.00)"
+    assert rounds.ratio(ours, jax, timing.STEP, span=True) == "0.70 (0.60 to 1.35)"
     assert rounds.facts()["steps"][1]["ms a step"] == [1, 60, 10]
 
 
