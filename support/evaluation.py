@@ -109,10 +109,12 @@ class Evaluation:
     def is_real(self, discriminator, images, labels):
         """Returns how many of the images the discriminator takes for real ones, from 0 to 1.
 
-        Raises FloatingPointError if an answer is not finite.
+        Raises ValueError if its answers are not (N, 1), FloatingPointError if one is not finite.
         """
         with evaluation_mode(discriminator):
             validity = in_parts(discriminator, images, labels.astype(np.int32), size=500)
+        if validity.shape != (len(images), 1):
+            raise ValueError(f"the answers to {len(images)} images are {validity.shape}, not {(len(images), 1)}")
         if not np.isfinite(validity).all():
             raise FloatingPointError("an answer is not finite")
         return float((validity[:, 0] > self.real_above).mean())

@@ -148,7 +148,7 @@ def test_losses_computed_before_both_steps_train_what_they_do_with_jittors_own(m
 
 def test_everything_that_is_recorded_is_logged_whatever_its_name(monkeypatch, tmp_path, capsys):
     """Also what some batches lack, and what NumPy or Jittor computes; a score that is no number is null."""
-    values = iter([{"sharpness": np.float32(2)}, {}, {"sharpness": jt.array(4.0), "n": 7}])
+    values = iter([{"sharpness": np.float32(2), "lr": 2e-5}, {}, {"sharpness": jt.array(4.0), "n": 7}])
     scores = {"a": np.float32(0.5), "n": np.int64(3), "b": np.nan, "d": 10**400, "classes": [0.5, 1.0]}
     scores["generator"] = {"c": -np.inf}
     step = cgan.training_step
@@ -160,7 +160,7 @@ def test_everything_that_is_recorded_is_logged_whatever_its_name(monkeypatch, tm
     assert evaluation_row == {"epoch": 1, **shown}
     assert json.loads(str(read_npz(tmp_path / "results" / "checkpoint.npz")["log"])) == read_log(tmp_path)
     output, errors = capsys.readouterr()
-    assert "[Sharpness: 2.0000]" in output and "[a: 0.5]" in output
+    assert "[Sharpness: 2.0000] [Lr: 2.0e-05]" in output and "[a: 0.5]" in output
     assert errors.splitlines()[-1] == "epoch 1: not finite, and so null: b, d, c"
 
 
@@ -392,6 +392,9 @@ def test_what_counts_as_right_is_said_by_the_experiment(real_above, share):
     assert evaluator(real_above=real_above).is_real(Judge(), images, np.zeros(4)) == share
     with pytest.raises(FloatingPointError):  # and no answer is no answer
         evaluator(real_above=real_above).is_real(Judge(), images * np.nan, np.zeros(4))
+    Judge.execute = lambda self, images, labels: images.reshape(len(images), -1)
+    with pytest.raises(ValueError, match=r"the answers to 4 images are \(4, 64\), not \(4, 1\)"):
+        evaluator(real_above=real_above).is_real(Judge(), images, np.zeros(4))
 
 
 def test_the_discriminators_accuracy_is_logged_for_both_sets_of_images():

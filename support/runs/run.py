@@ -109,6 +109,11 @@ def plain(value, name, lost):
     return value
 
 
+def four_digits(value):
+    """Returns a number as it is shown, one that would be 0.0000 as 2.0e-05."""
+    return f"{value:.4f}" if abs(value) >= 1e-4 or not value else f"{value:.1e}"
+
+
 def changed(before, now):
     return {name: value for name, value in now.items() if before.get(name) != value}
 
@@ -228,7 +233,7 @@ class Run:
             return
         self.fetch()
         shown = self.recorded[-1].items()
-        shown = {f"{name[:1].upper()}{name[1:].replace('_', ' ')}": f"{value:.4f}" for name, value in shown}
+        shown = {f"{name[:1].upper()}{name[1:].replace('_', ' ')}": four_digits(value) for name, value in shown}
         self.bar.set_postfix_str(", ".join(f"{name}: {value}" for name, value in shown.items()), refresh=False)
         if batch % PROGRESS_INTERVAL == 0:
             self.say(f"[Batch {batch}/{self.n_batches}] " + " ".join(f"[{name}: {x}]" for name, x in shown.items()))
