@@ -1,6 +1,6 @@
 """Times training steps and epochs of cgan.py beside the same experiment in other frameworks.
 
-    python -m benchmarks.epoch_time                 3 rounds of about 4 minutes on 2 cores
+    python -m benchmarks.epoch_time                 some minutes on 2 cores
     python -m benchmarks.epoch_time --help          what else can be timed, by a flag
 
 PyTorch and JAX are in requirements-bench.txt. They want another NumPy than Jittor, and so an environment of their own:
@@ -11,12 +11,13 @@ PyTorch and JAX are in requirements-bench.txt. They want another NumPy than Jitt
 Without --peers their rows are left out. docs/performance.md says what each row is. The floor moves once what Adam reads
 and writes, 7 arrays of all parameters.
 
-Rows that are compared take turns, each in a process of its own: in every round all of them have one. PyTorch and JAX
-have their images in memory, transformed, as cgan.py does. An epoch is timed after one that is not counted, or after a
-part of one if nothing is compiled; cgan.py's includes log and checkpoint. Milliseconds a step: the epoch (cgan.py's
-without its checkpoint) less an epoch of reading batches only; JAX gathers its batches within a step. The machine's
-speed drifts, so only numbers of one round are compared: ratios are medians over the rounds, and the brackets hold the
-middle half of them.
+Rows that are compared take turns, each in a process of its own, so that all of them are in memory: some 5 GB with the
+peers. They are started anew several times, and timed several times after each start; in every round each row is timed
+once. PyTorch and JAX have their images in memory, transformed, as cgan.py does. An epoch is timed after one that is not
+counted, or after a part of one if nothing is compiled; cgan.py's includes log and checkpoint. Milliseconds a step: the
+epoch (cgan.py's without its checkpoint) less an epoch of reading batches only; JAX gathers its batches within a step.
+The machine's speed drifts, so only numbers of one round are compared: ratios are medians over the rounds. A range in
+brackets is that of their middle half.
 
 With n threads, a row may run on n cores. Without AVX-512, on a processor that has it, Jittor compiles for one that does
 not, and PyTorch's and JAX's libraries are told so (timing.py).
@@ -141,7 +142,7 @@ def first(opt):
     draw, look = "--digits 31415926 --output_dir", "--n_epochs 3 --inception_weights none --output_dir"
     commands = {"the first run: digits are drawn": draw, "later: digits are drawn": draw, "a quick look": look}
     seconds = {name: [] for name in commands}
-    for _ in range(opt.rounds):
+    for _ in range(opt.starts):
         with tempfile.TemporaryDirectory() as home:
             for name, flags in commands.items():
                 start = time.perf_counter()
@@ -159,7 +160,8 @@ def profile(opt):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=whole_number(1), default=3, help="how often each is run (default: 3)")
+    parser.add_argument("--starts", type=whole_number(1), default=3, help="how often each is started (default: 3)")
+    parser.add_argument("--turns", type=whole_number(1), default=1, help="how often it is then timed (default: 1)")
     parser.add_argument("--steps", type=whole_number(2), help="end every epoch after so many (default: all)")
     tables = {"--changes": changes, "--reach": reach, "--sizes": sizes, "--two": two, "--scores": scores}
     for flag, table in {**tables, "--first": first, "--profile": profile}.items():

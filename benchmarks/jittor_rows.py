@@ -1,4 +1,4 @@
-"""The rows of benchmarks/epoch_time.py in Jittor, each printed as JSON, and the profile of a step.
+"""The rows of benchmarks/epoch_time.py in Jittor, which answer as timing.py asks, and the profile of a step.
 
 python -m benchmarks.jittor_rows '{"name": "plain|cgan|floor|scores|NUMBER OF CHANGES"}'        a Row of timing.py
 python -m benchmarks.jittor_rows profile
@@ -86,23 +86,30 @@ def wide_generator(width, opt):
 
 
 def whole_program(row, answer):
-    """Answers with an epoch of cgan.py, all but the first."""
-    epochs = run.Run.epochs
+    """Answers with epochs of cgan.py, the first for warmth."""
+    epochs, batches = run.Run.epochs, run.Run.batches
+    trained, loader = None, None
 
-    def watched(self):
+    def timed_batches(self, dataloader):
+        nonlocal trained, loader
+        start, loader = time.perf_counter(), dataloader
+        yield from batches(self, dataloader)
+        trained = time.perf_counter() - start
+
+    def timed_epochs(self):
         start = None
         for epoch in epochs(self):
-            if epoch > 1:
-                whole, seconds = time.perf_counter() - start, self.log["epochs"][-1]["seconds"]
-                answer(measured(seconds, itertools.islice(dataloader, row.steps), whole))
+            if trained:
+                whole = time.perf_counter() - start
+                answer(measured(trained, itertools.islice(loader, row.steps), whole) if epoch > 2 else {})
             start = time.perf_counter()
             yield epoch
 
-    run.Run.epochs = watched
+    run.Run.epochs, run.Run.batches = timed_epochs, timed_batches
     flags = "--n_epochs 1000000 --sample_interval 1000000000 --fid_interval 1000000 --inception_weights none"
     opt = cgan.parse_flags(flags.split())
     opt.batch_size, opt.max_batches, opt.hidden_d = row.batch_size, row.steps, opt.hidden_d * row.width
-    cgan.make_generator, dataloader = partial(wide_generator, row.width), cgan.load_data(opt, train=True)
+    cgan.make_generator = partial(wide_generator, row.width)
     with tempfile.TemporaryDirectory() as opt.output_dir:
         cgan.train(opt)
 
@@ -149,6 +156,7 @@ def floor(_, answer):
     # 7 arrays: parameters, both moments and gradients are read, the first three written. A copy moves two.
     sizes = [int(3.5 * n_parameters / limits.cores())] * limits.cores()
     parts = [(np.zeros(size, np.float32), np.ones(size, np.float32)) for size in sizes]
+    answer({})
     while True:
         # The discriminator's gradients of generated digits, from one output an image, are proportional for both losses
         products = layers(generator, 64) + layers(discriminator, 128) + product_ms(64, *discriminator[0][::-1])
@@ -165,6 +173,7 @@ def scores(_, answer):
     generator, discriminator = networks(opt)
     train, dataloader = training(len(CHANGES))  # as a run has trained before
     train(itertools.islice(dataloader, WARM_UP))
+    answer({})
     while True:
         whole = best_of_two(lambda: evaluate({"generator": generator, "discriminator": discriminator}, 1))
         inception = best_of_two(lambda: fid.inception_features(some, evaluate.inception))

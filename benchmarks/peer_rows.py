@@ -1,4 +1,4 @@
-"""The rows of benchmarks/epoch_time.py in PyTorch and JAX, each printed as JSON. No Jittor is needed.
+"""The rows of benchmarks/epoch_time.py in PyTorch and JAX, which answer as timing.py asks. No Jittor is needed.
 
     python -m benchmarks.peer_rows '{"name": "pytorch|pytorch tuned|pytorch compiled|jax|jax scan"}' FOLDER
 
@@ -99,6 +99,7 @@ def pytorch_scores(experiment, row, answer, scores=True, channels_last=False):
         with torch.inference_mode():
             return [model(part) for part in images.split(10)]
 
+    answer({})
     while True:
         answer({INCEPTION: best_of_two(inception), PEAK: peak()})
 

@@ -1,7 +1,8 @@
 """How the rows of benchmarks/epoch_time.py are timed: each in a process of its own, and in turns.
 
-A row's process prepares what it times, and then times it once for every line that it reads, while the others wait for
-one. So rows that are compared are timed within seconds of each other, as often as one likes.
+A row's process answers every line that it reads, while the others wait for one: first when it is warm, then each time
+with what it has timed. So rows that are compared are timed one right after the other, as often as one likes. All of
+them are in memory meanwhile.
 
 PyTorch's and JAX's environment imports this too, so it needs no other package.
 """
@@ -57,10 +58,10 @@ def is_peer(row):
 def answers():
     """Returns a function that prints what was found, as JSON, and then waits for a line of standard input.
 
-    Where there is none any more, the program ends. What is printed otherwise goes to standard error.
+    If there is none any more, the program ends. What else it prints is not shown.
     """
     output = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
     def answer(found):
         print(json.dumps(found), file=output, flush=True)
@@ -73,10 +74,11 @@ def answers():
 def time_epochs(train, batches, answer, warm_up=WARM_UP):
     """Answers, turn by turn, with what is measured of one row.
 
-    train(batches): a step for each; batches(): an epoch's; answer: of answers(); warm_up: how many are not counted
-    before (None: an epoch).
+    train(batches): a step for each; batches(): an epoch's; answer: of answers(); warm_up: batches at most before the
+    first answer, which holds nothing (None: an epoch).
     """
     train(itertools.islice(batches(), warm_up))
+    answer({})
     while True:
         start = time.perf_counter()
         train(batches())
@@ -146,13 +148,14 @@ def hear(row, processes):
 
 def ask(row, processes):
     """Gives a row its turn; returns what it takes."""
-    for process in processes:
-        print(file=process.stdin, flush=True)
+    with contextlib.suppress(BrokenPipeError):  # of a process that has ended, which hear() says
+        for process in processes:
+            print(file=process.stdin, flush=True)
     return hear(row, processes)
 
 
 def take_turns(rows, n, peers, folder):
-    """Returns [{row: what is measured of it}] of n rounds, and {name: the environment of rows of this name}."""
+    """Returns [{row: what is measured of it}] of n turns, and {name: the environment of rows of this name}."""
     processes, environments = {}, {}
     with contextlib.ExitStack() as at_end:
         for row in rows:
@@ -160,28 +163,30 @@ def take_turns(rows, n, peers, folder):
             for process in processes[row]:
                 at_end.callback(process.communicate)
             environments[row.name] = hear(row, processes[row])
-        return [{row: ask(row, processes[row]) for row in rows} for _ in range(n)], environments
+            ask(row, processes[row])  # which warms it up
+        orders = (rows[i % len(rows) :] + rows[: i % len(rows)] for i in range(n))
+        return [{row: ask(row, processes[row]) for row in order} for order in orders], environments
 
 
 class Rounds:
-    """What rows take in n rounds, in each of which all rows of a group have their turn."""
+    """What rows take, in rounds: in each, every row is timed once, right after the others of its group."""
 
     def __init__(self, groups, opt):
-        """groups: of rows that are compared; opt: how many rounds, and the peers' Python, as for epoch_time.py."""
-        groups = list(groups)
+        """groups: of rows that are compared; opt: how many starts, and turns after each, and the peers' Python."""
+        groups = [list(rows) for rows in groups]
         self.rows = list(itertools.chain(*groups))
-        self.rounds, self.environments = [{} for _ in range(opt.rounds)], {}
+        self.rounds, self.environments = [{} for _ in range(opt.starts * opt.turns)], {}
         with tempfile.TemporaryDirectory() as folder:
             if any(map(is_peer, self.rows)):
                 subprocess.run([*JITTOR_ROWS, "save", os.path.join(folder, "experiment.npz")], check=True)
             if any(row.name.startswith("jax") and not row.avx512 for row in self.rows):
                 copy_jaxlib(opt.peers, folder)
-            for rows in groups:
-                rounds, environments = take_turns(rows, opt.rounds, opt.peers, folder)
-                for found, more in zip(self.rounds, rounds):
+            for start, rows in itertools.product(range(opt.starts), groups):
+                turns, environments = take_turns(rows, opt.turns, opt.peers, folder)
+                for found, more in zip(self.rounds[start * opt.turns :], turns):
                     found.update(more)
                 self.environments.update(environments)
-        print(f"{limits.cores()} cores, medians of {opt.rounds} rounds\n")
+        print(f"{limits.cores()} cores, medians of {len(self.rounds)} rounds\n")
 
     def median(self, row, what):
         return statistics.median(found[row][what] for found in self.rounds)

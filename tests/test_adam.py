@@ -52,6 +52,10 @@ def test_a_step_without_a_gradient_is_one_sentence():
         Adam([jt.array(VALUES)], lr=0.1).step()
 
 
+def test_a_rate_may_be_one_of_numpys_numbers():
+    np.testing.assert_array_equal(steps(Adam, lr=np.float64(0.1)), steps(Adam))
+
+
 SETTINGS = [{"weight_decay": 0.1}, {"groups": [{"lr": 0.5}]}, {"groups": [{}, {}]}]
 
 

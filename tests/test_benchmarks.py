@@ -95,47 +95,66 @@ from benchmarks.timing import answers
 answer = answers()
 print("not an answer")
 answer({"cores": len(os.sched_getaffinity(0)), "env": {**os.environ}, "row": json.loads(sys.argv[1])})
+answer({})
 for i in range(9):
     answer({"ms a step": 5 + i})"""
 
 
-def rounds_of(groups, n, monkeypatch):
+def rounds_of(groups, starts, turns, monkeypatch):
     monkeypatch.setattr(timing, "JITTOR_ROWS", [sys.executable, "-c", ROW])
-    return timing.Rounds(groups, Namespace(rounds=n, peers=None))
+    return timing.Rounds(groups, Namespace(starts=starts, turns=turns, peers=None))
 
 
 def test_a_rows_process_gets_what_it_may_use(monkeypatch):
     alone, both = timing.Row("cgan", 1, batch_size=32), timing.Row("floor", avx512=False, at_once=2)
-    rounds = rounds_of([[alone], [both]], 2, monkeypatch)
+    rounds = rounds_of([[alone], [both]], 2, 2, monkeypatch)
     found = rounds.environments["cgan"]
     assert found["cores"] == 1 and found["env"]["OMP_NUM_THREADS"] == "1" and found["row"]["batch_size"] == 32
     assert "cc_flags" not in found["env"]
     found = rounds.environments["floor"]
     assert found["cores"] == len(os.sched_getaffinity(0)) and timing.WITHOUT_AVX512.items() <= found["env"].items()
-    assert [[found[row][timing.BOTH] for found in rounds.rounds] for row in (alone, both)] == [[10, 12], [5, 6]]
+    found = [[found[row][timing.BOTH] for found in rounds.rounds] for row in (alone, both)]
+    assert found == [[10, 12, 10, 12], [5, 6, 5, 6]]
 
 
-def test_in_every_round_each_row_has_its_turn(monkeypatch):
+def test_in_every_round_each_row_of_a_group_has_its_turn(monkeypatch):
     log, ask = [], timing.ask
     monkeypatch.setattr(timing, "ask", lambda row, processes: log.append(row) or ask(row, processes))
     one, other, third = (timing.Row(str(i)) for i in range(3))
-    rounds_of(iter([[one, other], [third]]), 2, monkeypatch)
-    assert log == [one, other, one, other, third, third]
+    rounds_of(iter([iter([one, other]), [third]]), 2, 2, monkeypatch)
+    assert log == 2 * [one, other, one, other, other, one, third, third, third]  # the first of each warms it up
 
 
 def test_a_row_that_ends_ends_the_benchmark(monkeypatch):
     with pytest.raises(SystemExit, match="has ended"):
-        rounds_of([[timing.Row("0")]], 10, monkeypatch)
+        rounds_of([[timing.Row("0")]], 1, 10, monkeypatch)
 
 
 def test_ratios_are_within_a_round(monkeypatch):
     ours, jax = timing.Row("cgan"), timing.Row("1")
-    rounds = rounds_of([[ours, jax]], 3, monkeypatch)
+    rounds = rounds_of([[ours, jax]], 1, 3, monkeypatch)
     for found, times in zip(rounds.rounds, [(2, 1), (30, 60), (7, 10)]):
         found.update(zip((ours, jax), ({timing.STEP: ms} for ms in times)))
     assert rounds.median(ours, timing.STEP) == 7 and rounds.ratio(ours, jax, timing.STEP) == "0.70"
     assert rounds.ratio(ours, jax, timing.STEP, span=True) == "0.70 (0.60 to 1.35)"
     assert rounds.facts()["steps"][1]["ms a step"] == [1, 60, 10]
+
+
+def test_the_first_epoch_of_the_program_is_not_counted(monkeypatch):
+    """Its grid, and kernels that are compiled, would count otherwise; the whole epoch has the checkpoint too."""
+    found = []
+
+    def answer(what):
+        found.append(what)
+        if len(found) == 3:
+            raise KeyboardInterrupt
+
+    for name in ("epochs", "batches"):
+        monkeypatch.setattr(jittor_rows.run.Run, name, getattr(jittor_rows.run.Run, name))
+    monkeypatch.setattr(cgan, "make_generator", cgan.make_generator)
+    with pytest.raises(KeyboardInterrupt):
+        jittor_rows.whole_program(timing.Row("cgan", steps=3), answer)
+    assert found[0] == {} and all(0 < turn[timing.STEP] < 1000 and turn[timing.SHARE] > 1 for turn in found[1:])
 
 
 @pytest.mark.parametrize("name", ["accuracy_score", "compare", "epoch_time", "few_images", "variety"])

@@ -39,6 +39,10 @@ def to_its_steps(name):
     return cell(name, "cgan", "s an epoch") / cell(name, "cgan", "ms a step") / 0.938
 
 
+def kept_steps():
+    return next(cells for name, *cells in read_kept("gpu_step")[1] if name == "a step, five rounds")[0].split(", ")
+
+
 def nearer_to_training(row):
     train, test = (cell("copies", row, f"first percentile, to {kind} images") for kind in ("training", "test"))
     return 1 - train / test
@@ -67,7 +71,7 @@ FILES = {
     "tests/test_resume.py": "6 times 200",
     "results/reference/log.json": "938",
     "results/tables/gpu_step.json": "0.69 ms 1.24 s 1.76 s",
-    "results/tables/gpu_where.json": "0.92 1.43 ms 1.05 1.57 ms",
+    "results/tables/gpu_where.json": "0.92 1.27 ms 1.05 1.57 ms",
     "results/tables/scale.json": "99.5%",
     "results/tables/variety.json": "0.886",
     "results/tables/reach.json": "1.26 1.33 times",
@@ -92,6 +96,7 @@ COMPUTED = {
     "0.84": lambda: max(step_to_jax()),
     "1.05 times": lambda: to_its_steps("epoch_time"),
     "1.16 times": lambda: to_its_steps("gpu"),
+    "2.5 times": lambda: float(kept_steps()[0]) / cell("gpu_step", "the card's own time", "an H200, 44 operators"),
     "0.048": lambda: stats.fisher_exact([[4, 1], [0, 5]])[1],
     "0.0016": lambda: stats.mannwhitneyu(range(5), range(5, 13)).pvalue,  # all five beyond all eight
     "0.035": lambda: stats.binomtest(61, 100).pvalue,
@@ -156,7 +161,7 @@ def test_on_an_intel_xeon_a_step_is_faster_in_at_least_20_of_24_rounds():
         for (avx512, n, name), others in rounds.items()
         if name in ("jax scan", "pytorch tuned")
     ]
-    assert (len(won), min(won), max(map(len, rounds.values()))) == (8, 20, 24)
+    assert (len(won), min(won), {*map(len, rounds.values())}) == (8, 20, {24})
 
 
 def test_every_figure_has_its_source():

@@ -55,7 +55,7 @@ def outcome(folder):
         for row in log["epochs"]:
             assert row.pop("seconds") >= 0
     pictures = {path.name: path.read_bytes() for path in (folder / "images").iterdir()}
-    return {name: value.tobytes() for name, value in arrays.items()}, promised(logs), pictures
+    return {name: value.tobytes() for name, value in arrays.items()}, [promised(log) for log in logs], pictures
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,8 @@ class Adam(nn.Adam):
         b1, b2 = self.betas
         trained = [i for i, p in enumerate(group["params"]) if not p.is_stop_grad()]  # not running statistics
         lists = ([group[key][i] for i in trained] for key in ("grads", "params", "m", "values"))
-        step_size = float(self.lr * math.sqrt(1 - b2**self.n_step) / (1 - b1**self.n_step))  # not one of NumPy
+        # A rate may be one of NumPy's numbers, which an operator does not take
+        step_size = float(self.lr * math.sqrt(1 - b2**self.n_step) / (1 - b1**self.n_step))
         if not graph.adam_step(*lists, step_size, b1, b2, self.eps):
             return super().step()
         self.post_step()

@@ -110,7 +110,7 @@ def plain(value, name, lost):
 
 
 def four_digits(value):
-    """Returns a number as it is shown, one that would be 0.0000 as 2.0e-05."""
+    """Returns a number as it is shown: 0.2000, but 2.0e-05 if it is below 0.0001."""
     return f"{value:.4f}" if abs(value) >= 1e-4 or not value else f"{value:.1e}"
 
 
