@@ -43,6 +43,7 @@ CONFIGURATIONS = {
     REPORT: ({}, 8),
     "lr_d": ({"lr_d": 0.00015}, 5),
     "lr_d_half": ({"lr_d": 0.0001}, 5),
+    "hidden_d_384": ({"hidden_d": 384}, 5),
     "hidden_d": ({"hidden_d": 256}, 5),
     "dropout": ({"dropout": True}, 5),
     "two_rates": ({"lr_d": 0.0004}, 5),
