@@ -75,7 +75,7 @@ FILES = {
     "results/tables/scale.json": "99.5%",
     "results/tables/variety.json": "0.886",
     "results/tables/reach.json": "1.26 1.33 times",
-    "results/tables/reach_intel.json": "10.8 17.3 ms",
+    "results/tables/reach_intel.json": "11.7 25.5 ms",
     "results/tables/sizes.json": "1,024",
     "results/tables/two_at_once.json": "300",
 }
@@ -153,15 +153,16 @@ def test_a_figure_is_what_is_computed(figure):
     assert rounds_to(figure, [COMPUTED[figure]()])
 
 
-def test_on_an_intel_xeon_a_step_is_faster_in_at_least_20_of_24_rounds():
+def test_what_is_said_of_an_intel_xeons_rounds():
     steps = json.loads(read("results/tables/reach_intel.json"))["steps"]
-    rounds = {(row["avx512"], row["threads"], row["name"]): row["ms a step"] for row in steps}
-    won = [
-        sum(ours < other for ours, other in zip(rounds[avx512, n, "cgan"], others))
-        for (avx512, n, name), others in rounds.items()
-        if name in ("jax scan", "pytorch tuned")
-    ]
-    assert (len(won), min(won), {*map(len, rounds.values())}) == (8, 20, {24})
+    rounds = {(row["avx512"], row["threads"], row["name"]): np.array(row["ms a step"]) for row in steps}
+    for name, least, most in (("jax scan", 10, 18), ("pytorch tuned", 14, 17)):
+        ratios = np.array(
+            [rounds[(*key, "cgan")] / others for (*key, other), others in rounds.items() if other == name]
+        )
+        won = (ratios < 1).sum(1)
+        assert ratios.shape == (4, 18) and (won.min(), won.max()) == (least, most)
+        assert (np.median(ratios.reshape(4, 3, 6), 2) < 1).all()
 
 
 def test_every_figure_has_its_source():
