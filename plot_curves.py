@@ -42,7 +42,7 @@ from support.saved.paths import CURVES, MARK, REFERENCE_LOG, atomic_write, is_ow
 
 COLOURS = 10  # matplotlib's own
 STYLES = ["-", "--", ":", "-."]  # beside the colour: also readable in black and white
-MOST_INSIDE = 6  # curves whose legend lies inside their panel
+MOST_INSIDE = 6  # curves of a panel whose legend lies inside, and whose last batches are drawn too
 LONGEST = 40  # letters of a name in a picture
 HIGHEST = 60000  # pixels; matplotlib draws no picture of 2**16
 PARTS = ("epochs", "evaluations")  # of a log

@@ -1,8 +1,8 @@
 """How the rows of benchmarks/epoch_time.py are timed: each in a process of its own, and in turns.
 
-A row's process answers every line that it reads, while the others wait for one: first when it is warm, then each time
-with what it has timed. So rows that are compared are timed one right after the other, as often as one likes. All of
-them are in memory meanwhile.
+A row's process says what it runs on. Then it answers every line that it reads, while the others wait for one: first
+when it is ready, then each time with what it has timed. So rows that are compared are timed one right after the other,
+as often as one likes. All of them are in memory meanwhile.
 
 PyTorch's and JAX's environment imports this too, so it needs no other package.
 """
@@ -58,7 +58,7 @@ def is_peer(row):
 def answers():
     """Returns a function that prints what was found, as JSON, and then waits for a line of standard input.
 
-    If there is none any more, the program ends. What else it prints is not shown.
+    If there is none any more, the program ends. What else it prints on standard output is dropped.
     """
     output = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -154,8 +154,11 @@ def ask(row, processes):
     return hear(row, processes)
 
 
-def take_turns(rows, n, peers, folder):
-    """Returns [{row: what is measured of it}] of n turns, and {name: the environment of rows of this name}."""
+def take_turns(rows, turns, peers, folder):
+    """Returns [{row: what is measured of it}] for each of `turns`, and {name: the environment of rows of this name}.
+
+    turns: numbers, of which each gives another order.
+    """
     processes, environments = {}, {}
     with contextlib.ExitStack() as at_end:
         for row in rows:
@@ -164,7 +167,7 @@ def take_turns(rows, n, peers, folder):
                 at_end.callback(process.communicate)
             environments[row.name] = hear(row, processes[row])
             ask(row, processes[row])  # which warms it up
-        orders = (rows[i % len(rows) :] + rows[: i % len(rows)] for i in range(n))
+        orders = ((rows[i % len(rows) :] + rows[: i % len(rows)])[:: 1 - i % 2 * 2] for i in turns)
         return [{row: ask(row, processes[row]) for row in order} for order in orders], environments
 
 
@@ -174,7 +177,7 @@ class Rounds:
     def __init__(self, groups, opt):
         """groups: of rows that are compared; opt: how many starts, and turns after each, and the peers' Python."""
         groups = [list(rows) for rows in groups]
-        self.rows = list(itertools.chain(*groups))
+        self.rows, self.starts = list(itertools.chain(*groups)), opt.starts
         self.rounds, self.environments = [{} for _ in range(opt.starts * opt.turns)], {}
         with tempfile.TemporaryDirectory() as folder:
             if any(map(is_peer, self.rows)):
@@ -182,9 +185,10 @@ class Rounds:
             if any(row.name.startswith("jax") and not row.avx512 for row in self.rows):
                 copy_jaxlib(opt.peers, folder)
             for start, rows in itertools.product(range(opt.starts), groups):
-                turns, environments = take_turns(rows, opt.turns, opt.peers, folder)
-                for found, more in zip(self.rounds[start * opt.turns :], turns):
-                    found.update(more)
+                turns = range(start * opt.turns, (start + 1) * opt.turns)
+                found, environments = take_turns(rows, turns, opt.peers, folder)
+                for i, more in zip(turns, found):
+                    self.rounds[i].update(more)
                 self.environments.update(environments)
         print(f"{limits.cores()} cores, medians of {len(self.rounds)} rounds\n")
 
@@ -203,4 +207,4 @@ class Rounds:
         """Returns what a kept table says beside its own: what each row ran on, and its milliseconds round by round."""
         rows = [row for row in self.rows if STEP in self.rounds[0][row]]
         steps = [{**row._asdict(), STEP: [round(found[row][STEP], 2) for found in self.rounds]} for row in rows]
-        return {"environments": self.environments, "steps": steps}
+        return {"environments": self.environments, "starts": self.starts, "steps": steps}

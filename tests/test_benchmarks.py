@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from argparse import Namespace
 
 import numpy as np
@@ -120,9 +121,14 @@ def test_a_rows_process_gets_what_it_may_use(monkeypatch):
 def test_in_every_round_each_row_of_a_group_has_its_turn(monkeypatch):
     log, ask = [], timing.ask
     monkeypatch.setattr(timing, "ask", lambda row, processes: log.append(row) or ask(row, processes))
-    one, other, third = (timing.Row(str(i)) for i in range(3))
-    rounds_of(iter([iter([one, other]), [third]]), 2, 2, monkeypatch)
-    assert log == 2 * [one, other, one, other, other, one, third, third, third]  # the first of each warms it up
+    one, other, third, alone = (timing.Row(str(i)) for i in range(4))
+    rounds_of(iter([iter([one, other, third]), [alone]]), 2, 2, monkeypatch)
+    warm_up, orders = (
+        [one, other, third],
+        [[one, other, third], [one, third, other], [third, one, other], [third, other, one]],
+    )
+    assert log[:9] == warm_up + orders[0] + orders[1] and log[9:12] == log[21:] == [alone] * 3
+    assert log[12:21] == warm_up + orders[2] + orders[3]
 
 
 def test_a_row_that_ends_ends_the_benchmark(monkeypatch):
@@ -141,20 +147,28 @@ def test_ratios_are_within_a_round(monkeypatch):
 
 
 def test_the_first_epoch_of_the_program_is_not_counted(monkeypatch):
-    """Its grid, and kernels that are compiled, would count otherwise; the whole epoch has the checkpoint too."""
-    found = []
+    """Its grid, and kernels that are compiled, would count otherwise; a whole epoch has its checkpoint too."""
+    saves, answered = [], []
+    save = jittor_rows.run.Run.save
 
-    def answer(what):
-        found.append(what)
-        if len(found) == 3:
+    def save_slowly(self, layers):
+        time.sleep(0.2)
+        saves.append(save(self, layers))
+
+    def answer(found):
+        answered.append((len(saves), found))
+        if len(answered) == 3:
             raise KeyboardInterrupt
 
     for name in ("epochs", "batches"):
         monkeypatch.setattr(jittor_rows.run.Run, name, getattr(jittor_rows.run.Run, name))
+    monkeypatch.setattr(jittor_rows.run.Run, "save", save_slowly)
     monkeypatch.setattr(cgan, "make_generator", cgan.make_generator)
     with pytest.raises(KeyboardInterrupt):
         jittor_rows.whole_program(timing.Row("cgan", steps=3), answer)
-    assert found[0] == {} and all(0 < turn[timing.STEP] < 1000 and turn[timing.SHARE] > 1 for turn in found[1:])
+    assert answered[0] == (1, {}) and [n for n, _ in answered] == [1, 2, 3]
+    for _, turn in answered[1:]:
+        assert turn[timing.SECONDS] > 0.2 + 3 * turn[timing.STEP] / 1000
 
 
 @pytest.mark.parametrize("name", ["accuracy_score", "compare", "epoch_time", "few_images", "variety"])

@@ -145,6 +145,8 @@ def test_what_is_said_of_the_seeds():
     assert [row for row in broken if not row.endswith(compare.EMA)] == ["report", "hidden_d_384", "two_rates"]
     assert (broken["report"], broken["two_rates"]) == ([0, 2, 1, 0, 0, 0, 0, 0], [3, 0, 1, 1, 1])
     assert broken["hidden_d_384"] == [0, 0, 0, 0, 1]
+    losses = [row["d_loss"] for row in log("compared/hidden_d_384/seed4.json")["epochs"]]
+    assert [i for i in range(1, 100) if losses[i] >= 2 * losses[i - 1]] == [84 - 1]
     runs = [ends[row]["breakdowns"] for row in ("two_rates", "best")]
     assert f"{stats.fisher_exact([[sum(map(bool, of)), of.count(0)] for of in runs])[1]:.3f}" == "0.048"
     last, broke = rows[compare.REPORT][100]["digit_fid"], broken["report"]
