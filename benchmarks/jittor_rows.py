@@ -99,7 +99,7 @@ def whole_program(row, answer):
     def timed_epochs(self):
         start = None
         for epoch in epochs(self):
-            if trained:
+            if epoch > 1:
                 whole = time.perf_counter() - start
                 answer(measured(trained, itertools.islice(loader, row.steps), whole) if epoch > 2 else {})
             start = time.perf_counter()

@@ -95,7 +95,9 @@ ROW = """import json, os, sys
 from benchmarks.timing import answers
 answer = answers()
 print("not an answer")
-answer({"cores": len(os.sched_getaffinity(0)), "env": {**os.environ}, "row": json.loads(sys.argv[1])})
+_, row, folder = sys.argv
+found = {"row": json.loads(row), "folder": folder, "env": {**os.environ}}
+answer({**found, "cores": len(os.sched_getaffinity(0))})
 answer({})
 for i in range(9):
     answer({"ms a step": 5 + i})"""
@@ -114,6 +116,7 @@ def test_a_rows_process_gets_what_it_may_use(monkeypatch):
     assert "cc_flags" not in found["env"]
     found = rounds.environments["floor"]
     assert found["cores"] == len(os.sched_getaffinity(0)) and timing.WITHOUT_AVX512.items() <= found["env"].items()
+    assert found["env"]["PYTHONPATH"] == found["folder"]
     found = [[found[row][timing.BOTH] for found in rounds.rounds] for row in (alone, both)]
     assert found == [[10, 12, 10, 12], [5, 6, 5, 6]]
 
@@ -123,12 +126,10 @@ def test_in_every_round_each_row_of_a_group_has_its_turn(monkeypatch):
     monkeypatch.setattr(timing, "ask", lambda row, processes: log.append(row) or ask(row, processes))
     one, other, third, alone = (timing.Row(str(i)) for i in range(4))
     rounds_of(iter([iter([one, other, third]), [alone]]), 2, 2, monkeypatch)
-    warm_up, orders = (
-        [one, other, third],
-        [[one, other, third], [one, third, other], [third, one, other], [third, other, one]],
-    )
-    assert log[:9] == warm_up + orders[0] + orders[1] and log[9:12] == log[21:] == [alone] * 3
-    assert log[12:21] == warm_up + orders[2] + orders[3]
+    warm_up = [one, other, third]
+    assert log[:9] == [*warm_up, one, other, third, one, third, other]
+    assert log[12:21] == [*warm_up, third, one, other, third, other, one]
+    assert log[9:12] == log[21:] == [alone] * 3
 
 
 def test_a_row_that_ends_ends_the_benchmark(monkeypatch):
