@@ -164,7 +164,8 @@ def load_data(opt, train):
 
 
 def seed_epoch(opt, epoch, dataloader):
-    """Makes every random number of an epoch follow from (seed, epoch), whatever was drawn before."""
+    """Makes every random number of an epoch follow from (seed, epoch), whatever was made or drawn before."""
+    jt.sync_all()  # Jittor draws late: numbers of before would be the seed's first
     jt.set_global_seed(int(np.random.SeedSequence((opt.seed, epoch, jt.rank)).generate_state(1)[0] >> 1))
     dataloader._shuffle_rng = np.random.default_rng((opt.seed, epoch))  # the loader draws from one of its own
 

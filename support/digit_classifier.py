@@ -130,6 +130,7 @@ def train(data=None, data_root=None, n_epochs=8, batch_size=128, lr=0.002, seed=
     support.mnist.load_mnist takes it, or those of MNIST that split() has for it. The accuracy that is printed is on the
     test images.
     """
+    jt.sync_all()  # what was made before draws its numbers now
     jt.set_global_seed(seed)
     rng = np.random.default_rng(seed)
     if data is None:

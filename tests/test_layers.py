@@ -359,6 +359,7 @@ def test_embedding_and_its_gradients():
 
 def train(steps, n=64):
     """Returns the losses of so many of cgan.py's steps on random images, and the discriminator's last layer."""
+    jt.sync_all()  # of the networks above, which tests are given
     jt.set_global_seed(0)
     rng, opt = np.random.default_rng(0), cgan.parse_flags([])
     generator, discriminator = cgan.Generator(100, 10, 32), cgan.Discriminator(10, 32, 512)
