@@ -107,8 +107,9 @@ def make_nvcc(folder, version="13.0"):
 
 
 @pytest.mark.parametrize("toolkit", [True, False])
-def test_a_cuda_that_fails_costs_no_cpu_run(tmp_path, toolkit):
+def test_a_cuda_that_fails_costs_no_cpu_run(tmp_path, toolkit, monkeypatch):
     """The probe fails, or there is no nvcc: the run goes on on the CPU, and one line says why."""
+    monkeypatch.delitem(ENVIRONMENT, "nvcc_path", raising=False)
     if device.count_gpus():
         pytest.skip("this machine has a GPU")
     code = f"{GPU}hidden = {not toolkit}\nfrom support.device import jt; import os\n"
