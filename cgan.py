@@ -81,7 +81,7 @@ import numpy as np
 
 import fid
 from support import digit_classifier
-from support.device import jt, nn
+from support.device import jt, nn, set_seed
 from support.evaluation import Evaluation, evaluation_mode, in_parts
 from support.fast.adam import Adam
 from support.fast.layers import Embedding, FusedSequential, Tanh
@@ -165,8 +165,7 @@ def load_data(opt, train):
 
 def seed_epoch(opt, epoch, dataloader):
     """Makes every random number of an epoch follow from (seed, epoch), whatever was made or drawn before."""
-    jt.sync_all()  # Jittor draws late: numbers of before would be the seed's first
-    jt.set_global_seed(int(np.random.SeedSequence((opt.seed, epoch, jt.rank)).generate_state(1)[0] >> 1))
+    set_seed(int(np.random.SeedSequence((opt.seed, epoch, jt.rank)).generate_state(1)[0] >> 1))
     dataloader._shuffle_rng = np.random.default_rng((opt.seed, epoch))  # the loader draws from one of its own
 
 

@@ -207,6 +207,18 @@ def import_jittor():
     return jittor, compile.operators(jittor)
 
 
+def set_seed(seed):
+    """Has all random numbers from here on follow from a seed, whatever has been done in this process before.
+
+    What was made and not computed draws its numbers first. A step or an evaluation that was stopped leaves switches of
+    Jittor's set: gradients off, another order of operators.
+    """
+    jt.flags.no_grad = jt.flags.node_order = 0
+    graph.gradients_once(False)
+    jt.sync_all()
+    jt.set_global_seed(seed)
+
+
 sys.meta_path.insert(0, MendingFinder)
 if __name__ == "__main__":
     probe()

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from support import idx
-from support.device import jt, nn
+from support.device import jt, nn, set_seed
 from support.flags import Parser, file_path, typed_path
 from support.inception_weights import sha256
 from support.mnist import load_mnist
@@ -130,8 +130,7 @@ def train(data=None, data_root=None, n_epochs=8, batch_size=128, lr=0.002, seed=
     support.mnist.load_mnist takes it, or those of MNIST that split() has for it. The accuracy that is printed is on the
     test images.
     """
-    jt.sync_all()  # what was made before draws its numbers now
-    jt.set_global_seed(seed)
+    set_seed(seed)
     rng = np.random.default_rng(seed)
     if data is None:
         own = idx.data_facts(data_root) != idx.MNIST

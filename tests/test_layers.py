@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import cgan
 from benchmarks import plain
-from support.device import jt, nn
+from support.device import jt, nn, set_seed
 from support.fast import layers
 from support.fast.layers import Embedding, FusedSequential, Stack, Tanh
 
@@ -359,8 +359,7 @@ def test_embedding_and_its_gradients():
 
 def train(steps, n=64):
     """Returns the losses of so many of cgan.py's steps on random images, and the discriminator's last layer."""
-    jt.sync_all()  # of the networks above, which tests are given
-    jt.set_global_seed(0)
+    set_seed(0)
     rng, opt = np.random.default_rng(0), cgan.parse_flags([])
     generator, discriminator = cgan.Generator(100, 10, 32), cgan.Discriminator(10, 32, 512)
     optimizers = [cgan.Adam(net.parameters(), lr=0.0002, betas=(0.5, 0.999)) for net in (generator, discriminator)]

@@ -1,6 +1,7 @@
 """MNIST, read once, is what Jittor's own loader gives; other images are read from files and folders of many kinds."""
 
 import gzip
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ from conftest import MNIST as FILES_OF_MNIST
 from conftest import memory, run, write_idx
 from PIL import Image
 
+import cgan
 from support import idx
+from support.inception_weights import NONE
 from support.mnist import MNIST, load_mnist
 
 
@@ -148,6 +151,13 @@ def read_many(folder):
     idx.data_facts(folder)
     idx.read_codes(folder, True, 32)
     print(memory("VmHWM"))
+
+
+def test_flags_are_read_beside_the_images_that_are_there_now(photos):
+    flags = ["--data_root", str(photos), "--fid_samples", "2", "--inception_weights", NONE]
+    assert cgan.parse_flags(flags).n_classes == 10
+    shutil.rmtree(photos / "3")
+    assert cgan.parse_flags(flags).n_classes == 9
 
 
 @pytest.mark.slow

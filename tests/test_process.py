@@ -253,6 +253,26 @@ def test_the_notebook(tmp_path):
     assert "Epoch 2/2" in text and text.count("\n") < 12 and "Done" in text, text
 
 
+# Where a cell is stopped while the script in it imports what it needs
+SHELL = """import builtins, sys
+from IPython.core.interactiveshell import InteractiveShell
+real = builtins.__import__
+def stop(name, *args, **kw):
+    if name == "fid":
+        print(len(sys.modules["support.runs.process"].held))
+        raise KeyboardInterrupt
+    return real(name, *args, **kw)
+builtins.__import__ = stop
+InteractiveShell.instance().run_cell("%run cgan.py --inception_weights none --output_dir " + sys.argv[1])
+print(len(sys.modules["support.runs.process"].held))"""
+
+
+def test_a_cell_that_is_stopped_before_training_begins_unlocks_its_folder(tmp_path):
+    pytest.importorskip("IPython")
+    process = run("-c", SHELL, tmp_path)
+    assert [line for line in process.stdout.splitlines() if line.isdigit()] == ["2", "0"], process.stdout
+
+
 def test_a_second_run_in_a_notebook_takes_over_the_folder_of_one_that_was_stopped(claimed):
     assert process.lock_run(claimed) is None
 

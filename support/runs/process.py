@@ -45,7 +45,7 @@ def lock_run(output_dir):
     return None
 
 
-def let_go():
+def let_go(*_):
     """Unlocks the folder of this process's run, which another one may then go on with."""
     while held:
         _, lock = held.popitem()
@@ -164,6 +164,10 @@ def start_run(opt):
     if PROCESSES == 1:
         greet_neighbour()
     terminal.last_words[:] = [lambda: what_is_saved(output_dir)]
+    if terminal.in_ipython():  # where a cell can be stopped before one_sentence() is there
+        from IPython import get_ipython
+
+        get_ipython().events.register("post_run_cell", let_go)
 
 
 @contextlib.contextmanager
