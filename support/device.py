@@ -210,11 +210,10 @@ def import_jittor():
 def set_seed(seed):
     """Has all random numbers from here on follow from a seed, whatever has been done in this process before.
 
-    What was made and not computed draws its numbers first. A step or an evaluation that was stopped leaves switches of
-    Jittor's set: gradients off, another order of operators.
+    What was made and not computed draws its numbers first. A step or an evaluation that was stopped may leave gradients
+    off, or another order of operators.
     """
     jt.flags.no_grad = jt.flags.node_order = 0
-    graph.gradients_once(False)
     jt.sync_all()
     jt.set_global_seed(seed)
 

@@ -166,7 +166,7 @@ def main():
     if os.path.isdir(opt.output) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
         parser.error(f"argument --output: must be a file in a folder that can be written, not {opt.output}")
     try:
-        data = idx.data_facts(opt.data_root).sha256
+        data = idx.check(opt.data_root).sha256
         trained = {name: value.numpy() for name, value in train(data_root=opt.data_root).state_dict().items()}
         atomic_write(opt.output, lambda file: np.savez_compressed(file, data=data, **trained))
     except ValueError as error:

@@ -158,6 +158,12 @@ def data_facts(data_root):
     return facts
 
 
+def check(data_root):
+    """Returns what data_facts does, of the images that are there now: in a notebook, others may have been before."""
+    data_facts.cache_clear()
+    return data_facts(data_root)
+
+
 def describe(data_root):
     """Returns one line: what was found in a folder of data, and what was left out."""
     facts, others = data_facts(data_root), ""

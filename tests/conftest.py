@@ -201,11 +201,11 @@ def promised(log):
 @pytest.fixture(params=["cpu", "cuda"])
 def processor(request):
     """On what Jittor computes: the test is run on the CPU, and on a GPU if there is one."""
-    from support.device import jt
+    from support.device import jt, set_seed
 
     if request.param == "cuda" and not jt.has_cuda:
         pytest.skip("no GPU here")
-    jt.set_global_seed(0)
+    set_seed(0)
     with jt.flag_scope(use_cuda=request.param == "cuda"):
         yield request.param
 

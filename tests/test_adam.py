@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import cgan
-from support.device import jt, nn
+from support.device import jt, nn, set_seed
 from support.fast.adam import Adam
 from support.fast.layers import FusedSequential, Tanh
 
@@ -78,7 +78,7 @@ def test_decay_rates_next_to_one_move_the_parameters_as_jittors(betas):
 def test_an_output_from_before_a_step_has_the_gradients_of_the_parameters_from_before(kind, sequential):
     """So the discriminator may be trained first, and the generator then through what it said before."""
     values = np.random.default_rng(0).standard_normal((4, 5)).astype(np.float32)
-    jt.set_global_seed(0)
+    set_seed(0)
     model = sequential(nn.Linear(5, 8), nn.LeakyReLU(0.2), nn.Linear(8, 3), Tanh(), nn.Linear(3, 1))
     optimizer, x = kind(model.parameters(), lr=0.1), jt.array(values)
 
@@ -102,7 +102,7 @@ def test_a_network_that_is_used_several_times_in_a_step_and_an_input_that_is_tra
     rng, found = np.random.default_rng(0), []
     inputs = [rng.standard_normal((n, 5)).astype(np.float32) for n in sizes]
     for kind, sequential in ((Adam, FusedSequential), (nn.Adam, nn.Sequential)):
-        jt.set_global_seed(0)
+        set_seed(0)
         model = sequential(nn.Linear(5, 8), nn.LeakyReLU(0.2), nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Linear(6, 1))
         trained = jt.array(inputs[0])
         optimizer = kind([trained, *model.parameters()], lr=0.1)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("processor")
 
 def results(model, inputs, weighting):
     """Returns output, gradients of inputs and parameters, and running statistics, as arrays."""
-    jt.set_global_seed(0)  # what Dropout draws
+    set_seed(0)  # what Dropout draws
     inputs = [jt.array(x) for x in inputs]
     y = model(*inputs)
     trained = {name: p for name, p in model.named_parameters() if not p.is_stop_grad()}
@@ -42,7 +42,7 @@ def meets_a_kink(model, inputs):
 
     A number that is 0, as behind Dropout or ReLU, is on no side.
     """
-    jt.set_global_seed(0)  # as in results
+    set_seed(0)  # as in results
     x = jt.concat([jt.array(x) for x in inputs], dim=1)
     for layer in model:
         if isinstance(layer, nn.LeakyReLU) and ((x != 0) & (jt.abs(x) < 1e-6)).numpy().any():

@@ -138,12 +138,10 @@ def test_a_folder_with_a_test_set_of_its_own(photos, digits):
         np.testing.assert_array_equal(code, picture.resize((20, 20), Image.BILINEAR).convert("L"))
     for path in (photos / "train").rglob("*.png"):
         Image.open(path).save(path, compress_level=0)
-    idx.data_facts.cache_clear()
-    assert idx.data_facts(str(photos)) == facts
+    assert idx.check(str(photos)) == facts
     (photos / "train" / "2").rename(photos / "train" / "two")
-    idx.data_facts.cache_clear()
     with pytest.raises(ValueError, match=r"test holds classes that have no training images: 2$"):
-        idx.data_facts(str(photos))
+        idx.check(str(photos))
 
 
 def read_many(folder):

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from cgan import Discriminator, Generator
-from support.device import jt
+from support.device import jt, set_seed
 
 
 @pytest.fixture(autouse=True)
 def seed():
-    jt.set_global_seed(0)
+    set_seed(0)
 
 
 def shapes(linears, norms=()):

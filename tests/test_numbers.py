@@ -181,6 +181,14 @@ def test_what_is_said_of_an_intel_xeons_rounds():
     assert (round(step.min(), 1), round(step.max(), 1)) == (11.7, 25.5)
 
 
+def test_what_is_said_of_an_h100s_rounds():
+    steps = json.loads(read("results/tables/gpu.json"))["steps"]
+    for name, middle, ratio in read_kept("gpu")[1]:
+        low, half, high = np.quantile(np.divide(steps["cgan"], steps[name]), [0.25, 0.5, 0.75])
+        assert middle == f"{np.median(steps[name]):.2f}"
+        assert ratio == ("1.00" if name == "cgan" else f"{half:.2f} ({low:.2f} to {high:.2f})")
+
+
 def test_what_is_said_of_an_h200s_rounds():
     steps = json.loads(read("results/tables/gpu_where.json"))["ms a step"]
     plain, small = steps["as it is"] + steps["once more"], steps["8 features and 2 images"]

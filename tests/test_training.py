@@ -25,7 +25,7 @@ from PIL import Image
 import cgan
 from benchmarks.plain import Sequential
 from support import evaluation, idx
-from support.device import jt
+from support.device import jt, set_seed
 from support.runs import run as run_module
 from support.runs.run import Run
 from support.saved.classifier import WEIGHTS
@@ -129,7 +129,7 @@ def test_losses_computed_before_both_steps_train_what_they_do_with_jittors_own(m
 
     def trained(Adam, sequential):
         monkeypatch.setattr(cgan, "FusedSequential", sequential)
-        jt.set_global_seed(0)
+        set_seed(0)
         networks = {"G": cgan.Generator(5, 10, 8), "D": cgan.Discriminator(10, 8, 32)}
         jt.sync_all()  # draws the weights now
         optimizers = {name: Adam(net.parameters(), lr=0.05, eps=1e-3) for name, net in networks.items()}
@@ -424,9 +424,10 @@ def test_everything_random_follows_from_seed_epoch_process_and_metric(monkeypatc
     cases = list(itertools.product((0, 1), (1, 2), (0, 1)))
     noise, order = zip(*(epoch(*case) for case in cases))
     assert len(set(noise)) == 8 and len(set(order)) == 4  # all processes share one order of the images
-    jt.flags.no_grad = jt.flags.node_order = 1  # as a step that was stopped may leave them
-    assert (noise, order) == tuple(zip(*(epoch(*case, jt.rand(1)) for case in cases)))  # made, but not drawn yet
-    assert jt.flags.no_grad == jt.flags.node_order == 0
+    with jt.flag_scope(no_grad=1, node_order=1):  # as a step that was stopped may leave them
+        again = [epoch(*case, jt.rand(1)) for case in cases]  # made, but not drawn yet
+        assert jt.flags.no_grad == jt.flags.node_order == 0
+    assert (noise, order) == tuple(zip(*again))
     metrics = [evaluation.stream(*case).random() for case in itertools.product((0, 1), (1, 2), evaluation.STREAMS)]
     assert len(set(metrics)) == 4 * len(evaluation.STREAMS)
 

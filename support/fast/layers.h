@@ -16,8 +16,10 @@ namespace fast {
 
 #ifdef __AVX512F__
 constexpr long LANES = 16, MR = 12;
-#else
+#elif defined(__AVX__)
 constexpr long LANES = 8, MR = 6;
+#else  // such as ARM; g++ keeps wider vectors than a processor's in memory
+constexpr long LANES = 4, MR = 8;
 #endif
 typedef float Vec __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
 constexpr long NR = 2 * LANES;  // a tile of MR x NR sums is what the registers hold

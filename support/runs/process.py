@@ -164,7 +164,7 @@ def start_run(opt):
     if PROCESSES == 1:
         greet_neighbour()
     terminal.last_words[:] = [lambda: what_is_saved(output_dir)]
-    if terminal.in_ipython():  # where a cell can be stopped before one_sentence() is there
+    if terminal.in_ipython():  # a cell that is stopped while it imports never comes to one_sentence()
         from IPython import get_ipython
 
         get_ipython().events.register("post_run_cell", let_go)

@@ -215,9 +215,8 @@ def check_folder(parser, flag, path):
 
 def check_training_flags(parser, opt, checkpoint):
     """Ends the program if flags of cgan.py that are right by themselves do not fit the data or each other."""
-    idx.data_facts.cache_clear()  # a notebook's folder may have changed since the run before
     try:
-        facts = idx.data_facts(opt.data_root)
+        facts = idx.check(opt.data_root)
     except ValueError as error:
         parser.error(f"argument --data_root: {error}")
     if checkpoint and checkpoint["data"] != facts.sha256:
