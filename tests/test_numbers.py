@@ -181,6 +181,11 @@ def test_what_is_said_of_an_intel_xeons_rounds():
     assert (round(step.min(), 1), round(step.max(), 1)) == (11.7, 25.5)
 
 
+def test_what_is_said_of_an_arm_processor():
+    losses = [(float(ours), float(theirs)) for _, ours, theirs in read_kept("arm")[1]]
+    assert len(losses) == 8 and all(abs(ours - theirs) < 1e-6 for ours, theirs in losses)
+
+
 def test_what_is_said_of_an_h100s_rounds():
     steps = json.loads(read("results/tables/gpu.json"))["steps"]
     for name, middle, ratio in read_kept("gpu")[1]:
