@@ -70,6 +70,15 @@ def best_digit_fid():
     return mean, mean - half, mean + half
 
 
+def highest_balance():
+    """Returns the upper end of the remedies' intervals of the balance beside the report's, and the report's."""
+    rows = compare.read_rows()
+    found = differences.verdicts(compare.beside_report(rows, compare.LAST))
+    remedies = ("lr_d", "lr_d_half", "hidden_d_384", "hidden_d")
+    report = compare.means(rows, compare.LAST)[compare.REPORT]["balance"]
+    return max(sum(found[row, "balance"][:2]) for row in remedies), np.mean(report)
+
+
 def step_to_jax():
     """Returns a step of cgan.py to JAX's of the same round, for every round."""
     steps = {row["name"]: row["ms a step"] for row in json.loads(read("results/tables/epoch_time.json"))["steps"]}
@@ -86,6 +95,7 @@ FILES = {
     "tests/test_resume.py": "6 times 200",
     "results/reference/log.json": "938",
     "results/tables/gpu.json": "1.12 1.99 ms",
+    "results/tables/few_images_inception.json": "112",
     "results/tables/gpu_step.json": "0.69 ms 1.24 s 1.76 s",
     "results/tables/gpu_where.json": "0.92 1.27 ms 1.05 1.57 ms",
     "results/tables/scale.json": "99.5%",
@@ -121,6 +131,9 @@ COMPUTED = {
     "3.8": lambda: best_digit_fid()[0],
     "3.3": lambda: best_digit_fid()[1],
     "4.2": lambda: best_digit_fid()[2],
+    "0.04": lambda: highest_balance()[0],
+    "0.18": lambda: highest_balance()[1],
+    "52%": lambda: stats.binomtest(0, 5).proportion_ci().high,
     "5%": lambda: nearer_to_training("results/best/generator.npz"),
     "2%": lambda: nearer_to_training("other training digits"),
     "16 times": lambda: sum(int(n) for name, n, _ in read_kept("profile")[1] if re.match("layers|Adam", name)),
@@ -183,7 +196,7 @@ def test_what_is_said_of_an_intel_xeons_rounds():
 
 def test_what_is_said_of_an_arm_processor():
     losses = [(float(ours), float(theirs)) for _, ours, theirs in read_kept("arm")[1]]
-    assert len(losses) == 8 and all(abs(ours - theirs) < 1e-6 for ours, theirs in losses)
+    assert len(losses) == 4 and all(abs(ours - theirs) < 1e-6 for ours, theirs in losses)
 
 
 def test_what_is_said_of_an_h100s_rounds():

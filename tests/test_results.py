@@ -57,13 +57,15 @@ def test_every_table_has_its_file():
 
 def test_what_is_said_of_variety_and_copies():
     real, *drawn = kept("variety")
-    assert all(float(row[2]) < float(real[2]) for row in drawn)  # recall
+    assert all(float(row[i]) < float(real[i]) for row in drawn for i in (2, 4))  # recall, coverage
     real, *drawn = kept("copies")
     counts = [int(row[-1]) for row in (*drawn, real)]
     chance = [stats.fisher_exact([[n, 100 - n], [counts[-1], 100 - counts[-1]]])[1] > 0.05 for n in range(101)]
     assert all(chance[n] for n in counts) and chance.index(False, counts[-1]) == 67
     nearer = [round(100 - 100 * float(row[1]) / float(row[2])) for row in (drawn[1], real)]
     assert (counts[1:], nearer) == ([61, 52], [5, 2])
+    found = 10000 / 100 * 10000 / 60000  # copies, if one digit in a hundred is one
+    assert (round(found), round(found + (100 - found) * counts[-1] / 100)) == (17, 60)
 
 
 @pytest.mark.parametrize("page", READMES)
@@ -117,6 +119,10 @@ def test_the_reference_run_is_complete():
     assert (ROOT / "images" / "reference" / "training.gif").stat().st_size <= 3e6
 
 
+def report_logs():
+    return [path.relative_to(ROOT / "results") for path in COMPARED if path.parent.name == compare.REPORT]
+
+
 def seen(compared):
     """Returns {what was compared: in words} of the differences that chance does not explain."""
     found = differences.verdicts(compared).items()
@@ -141,7 +147,11 @@ def test_what_is_said_of_the_seeds():
         ("best, ema", "digit FID"): "lower",
     }
     real = float(kept("scale")[0][1])
-    assert np.mean(ends["dropout"]["label_accuracy"]) >= real
+    assert all(np.mean(ends[row]["label_accuracy"]) >= real for row in ("dropout", "report", "report, ema"))
+    assert differences.welch(*(ends[row]["d_accuracy"] for row in ("dropout", compare.REPORT)))[2] > 0.05
+    accuracies = [(value, fid) for end in ends.values() for value, fid in zip(end["label_accuracy"], end["digit_fid"])]
+    assert max(accuracies)[1] == ends["lr_d_half, ema"]["digit_fid"][1]  # whose digits hardly vary
+    assert sum(value > 4 for value in rows["best, ema"][100]["digit_fid"]) == 3
     report, half, small = (ends[row]["digit_fid"] for row in (compare.REPORT, "lr_d_half", "hidden_d"))
     assert min(small) > max(report) and sum(value > 10 * max(report) for value in small) == 4
     assert min(half) > 10 * max(report)
@@ -187,6 +197,12 @@ def test_what_is_said_of_the_course():
     del said[course + ", ema", "label accuracy"]  # not in all eight runs, as are all others and nothing else
     of_all = {names: 0 if words == "lower" else 8 for names, words in said.items()}
     assert {names: n for names, n in rises.items() if n in (0, 8)} == of_all
+    evaluations = [{row["epoch"]: row for row in log(path)["evaluations"]} for path in report_logs()]
+    for name, n in (("d_accuracy_real", 5), ("d_accuracy_generated", 6)):
+        risen = [
+            np.mean([run[epoch][name] for epoch in compare.LAST]) > run[compare.MIDDLE][name] for run in evaluations
+        ]
+        assert sum(risen) == n
     runs = rows[compare.REPORT]
     balance = {epoch: np.mean(values["balance"]) for epoch, values in runs.items()}
     assert set(sorted(balance, key=balance.get)[-2:]) == {20, 30}
