@@ -119,10 +119,6 @@ def test_the_reference_run_is_complete():
     assert (ROOT / "images" / "reference" / "training.gif").stat().st_size <= 3e6
 
 
-def report_logs():
-    return [path.relative_to(ROOT / "results") for path in COMPARED if path.parent.name == compare.REPORT]
-
-
 def seen(compared):
     """Returns {what was compared: in words} of the differences that chance does not explain."""
     found = differences.verdicts(compared).items()
@@ -197,11 +193,10 @@ def test_what_is_said_of_the_course():
     del said[course + ", ema", "label accuracy"]  # not in all eight runs, as are all others and nothing else
     of_all = {names: 0 if words == "lower" else 8 for names, words in said.items()}
     assert {names: n for names, n in rises.items() if n in (0, 8)} == of_all
-    evaluations = [{row["epoch"]: row for row in log(path)["evaluations"]} for path in report_logs()]
+    logs = [json.loads(path.read_text()) for path in COMPARED if path.parent.name == compare.REPORT]
+    scored = [{row["epoch"]: row for row in one["evaluations"]} for one in logs]
     for name, n in (("d_accuracy_real", 5), ("d_accuracy_generated", 6)):
-        risen = [
-            np.mean([run[epoch][name] for epoch in compare.LAST]) > run[compare.MIDDLE][name] for run in evaluations
-        ]
+        risen = [np.mean([run[epoch][name] for epoch in compare.LAST]) > run[compare.MIDDLE][name] for run in scored]
         assert sum(risen) == n
     runs = rows[compare.REPORT]
     balance = {epoch: np.mean(values["balance"]) for epoch, values in runs.items()}
