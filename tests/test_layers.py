@@ -108,7 +108,7 @@ def test_without_avx512(processor, n):
     assert len(compiled) > 1 and all("#undef __AVX512F__" in text for text in compiled)
 
 
-@pytest.mark.parametrize("n", [2, 63, 64, 128])
+@pytest.mark.parametrize("n", [2, 63, 64, 128, 300])
 def test_discriminators_stack(n):
     def layers():
         first, *others = [nn.Linear(1034, 300), nn.Linear(300, 257), nn.Linear(257, 100), nn.Linear(100, 1)]

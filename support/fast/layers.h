@@ -263,12 +263,14 @@ static void backward_weights(std::vector<std::vector<Layer>>& looks, const std::
         for (size_t layer = 0; layer < looks[0].size(); layer++) {
             const Layer& l = looks[0][layer];
             share(l.n_out, MR, [&](long from, long to) {
-                for (long i = from; i < to; i += MR) {
-                    Next next{l.d_weight + (i + MR) * l.n_in, l.n_in, std::min(MR, to - i - MR), l.n_in};
+                for (long first = from, end; first < to; first = end) {
+                    end = std::min(to, first + (n > DEPTH ? ROWS : MR));  // of a large batch less is read again
+                    Next next{l.d_weight + end * l.n_in, l.n_in, std::min(MR, to - end), l.n_in};
                     for (long k = 0; k < l.n_in; k += NR)
-                        for (size_t look = 0; look < looks.size(); look++)
-                            product_weight(l, looks[look][layer].delta, at + look * size, n, i, std::min(MR, to - i), k,
-                                           look > 0, next);
+                        for (long i = first; i < end; i += MR)
+                            for (size_t look = 0; look < looks.size(); look++)
+                                product_weight(l, looks[look][layer].delta, at + look * size, n, i, std::min(MR, end - i), k,
+                                               look > 0, next);
                 }
             });
             at += (l.n_in + NR - 1) / NR * NR * n;
