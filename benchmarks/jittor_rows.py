@@ -41,7 +41,7 @@ from support.evaluation import Evaluation
 from support.mnist import MNIST
 from support.runs import run
 
-PROFILED = 500  # steps
+TURNS, PROFILED = 20, 25  # of so many steps, with and without Jittor's profiler
 
 
 def networks(opt):
@@ -193,18 +193,19 @@ def profile(keep):
     """Prints where a step goes, operator by operator, by Jittor's profiler."""
     train, dataloader = training(len(CHANGES))
     train(itertools.islice(dataloader, WARM_UP))
-    start = time.perf_counter()
-    train(itertools.islice(dataloader, PROFILED))
-    step = 1000 * (time.perf_counter() - start) / PROFILED
-    with jt.profile_scope() as report:
+    step, times, counts, steps = 0, defaultdict(float), defaultdict(int), TURNS * PROFILED
+    for _ in range(TURNS):  # as the machine's speed drifts
+        start = time.perf_counter()
         train(itertools.islice(dataloader, PROFILED))
-    times, counts = defaultdict(float), defaultdict(int)
-    for row in (dict(zip(report[0], values)) for values in report[1:]):
-        name = next((name for key, name in OPERATORS.items() if key in row["Name"]), "all other operators")
-        times[name] += float(row["TotalTime"]) / 1e6 / PROFILED
-        counts[name] += int(row["Count"])
+        step += 1000 * (time.perf_counter() - start) / steps
+        with jt.profile_scope() as report:
+            train(itertools.islice(dataloader, PROFILED))
+        for row in (dict(zip(report[0], values)) for values in report[1:]):
+            name = next((name for key, name in OPERATORS.items() if key in row["Name"]), "all other operators")
+            times[name] += float(row["TotalTime"]) / 1e6 / steps
+            counts[name] += int(row["Count"])
     times["Python, the loader and Jittor's dispatch"] = step - sum(times.values())
-    rows = [[name, str(round(counts[name] / PROFILED) or ""), f"{ms:.2f}"] for name, ms in times.items()]
+    rows = [[name, str(round(counts[name] / steps) or ""), f"{ms:.2f}"] for name, ms in times.items()]
     rows.sort(key=lambda row: -float(row[2]))
     show(keep, "profile", ["", "times a step", "ms a step"], [*rows, ["a step", "", f"{step:.2f}"]])
 
