@@ -74,22 +74,16 @@ from support.mnist import load_mnist
 BATCH_SIZE = 50 if jt.flags.use_cuda else 10  # of Inception: on a CPU, more do not fit the caches and take longer
 
 
-def checked(features):
-    """Returns features (n, d) as float64; raises ValueError if they are not finite, or n < 2."""
-    features = np.asarray(features, np.float64)
-    if features.ndim == 2 and len(features) < 2:
-        raise ValueError(f"a set needs at least 2 images, not {len(features)}")
-    if not np.isfinite(features).all():
+def as_features(*sets):
+    """Returns the sets as float64; raises ValueError if they are not (n, d) and (m, d), finite, n, m >= 2."""
+    sets = [np.asarray(features, np.float64) for features in sets]
+    if any(features.ndim != 2 for features in sets) or len({features.shape[1] for features in sets}) > 1:
+        raise ValueError(f"features must be (n, d) and (m, d), not {' and '.join(str(x.shape) for x in sets)}")
+    if min(map(len, sets)) < 2:
+        raise ValueError(f"a set needs at least 2 images, not {min(map(len, sets))}")
+    if not all(np.isfinite(features).all() for features in sets):
         raise ValueError("features must be finite, but hold NaN or infinity")
-    return features
-
-
-def as_features(a, b):
-    """Returns both sets as float64; raises ValueError if they are not (n, d) and (m, d), finite, n, m >= 2."""
-    a, b = checked(a), checked(b)
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-        raise ValueError(f"features must be (n, d) and (m, d), not {a.shape} and {b.shape}")
-    return a, b
+    return sets
 
 
 def frechet_distance(a, b):
@@ -249,7 +243,7 @@ def main(opt):
         if source is None:
             return status
         features, size = measure(name, source, network, opt.batch_size or BATCH_SIZE)
-        features = features if features is None else checked(features)
+        features = features if features is None else as_features(features)[0]
         sets.append(features)
         if name == "real" and opt.save_stats:
             try:  # what was saved is used, so that the file gives the same value to the last digit

@@ -7,15 +7,13 @@ support/digit_classifier.py, which also says how it is trained; 50,000 generated
 that another network learns from, with the same labels. Accuracies are on the test images, after the last epoch.
 """
 
-from benchmarks.common import KEEP, add_generator, draw_seeded, show
+from benchmarks.common import add_generator, draw_seeded, show
 from support.flags import Parser
-from support.saved.paths import BEST_GENERATOR, REFERENCE_GENERATOR
 
 
 def main():
     parser = Parser("Accuracy on real digits of a classifier trained on generated ones.")
-    add_generator(parser, nargs="+", default=[REFERENCE_GENERATOR, BEST_GENERATOR])
-    parser.add_argument("--keep", action="store_true", help=KEEP)
+    add_generator(parser)
     opt = parser.parse_args()
     from support import digit_classifier  # not above: flags are checked before Jittor compiles
     from support.mnist import load_mnist

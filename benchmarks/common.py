@@ -11,7 +11,7 @@ from support import limits
 from support.flags import file_for
 from support.idx import MNIST
 from support.saved.checkpoint import Mismatch, read_generator
-from support.saved.paths import BEST_GENERATOR, PROJECT
+from support.saved.paths import BEST_GENERATOR, PROJECT, REFERENCE_GENERATOR
 
 KEPT = os.path.join(PROJECT, "results", "tables")  # of what is measured on trained generators
 KEEP = "keep the tables in results/tables, for the documentation"
@@ -54,10 +54,11 @@ def check_generator(path):
         raise ValueError(f"{path} was not trained on MNIST's digits")
 
 
-def add_generator(parser, default=BEST_GENERATOR, nargs=None):
-    """Declares --generator: a trained one, or several."""
-    what = f"a checkpoint, or its generator alone{' (several may be named)' if nargs else ''}"
-    parser.add_argument("--generator", type=file_for(check_generator), default=default, nargs=nargs, help=what)
+def add_generator(parser):
+    """Declares --generator, a trained one or several, by default the reference run's and the best, and --keep."""
+    default, what = [REFERENCE_GENERATOR, BEST_GENERATOR], "checkpoints, or generators alone"
+    parser.add_argument("--generator", type=file_for(check_generator), nargs="+", default=default, help=what)
+    parser.add_argument("--keep", action="store_true", help=KEEP)
 
 
 def draw_seeded(parser, paths, labels, width=1.0):

@@ -3,24 +3,13 @@
     python -m benchmarks.epoch_time                 some minutes on 2 cores
     python -m benchmarks.epoch_time --help          what else can be timed, by a flag
 
-PyTorch and JAX are in requirements-bench.txt. They want another NumPy than Jittor, and so an environment of their own:
+PyTorch and JAX want an environment of their own; without --peers their rows are left out. docs/performance.md says how
+to make it and what each row is, timing.py how rows take turns: all are in memory, some 5 GB. The floor moves once what
+Adam reads and writes, 7 arrays of all parameters.
 
-    python3 -m venv peers && peers/bin/pip install -r requirements-bench.txt
-    python -m benchmarks.epoch_time --peers peers/bin/python
-
-Without --peers their rows are left out. docs/performance.md says what each row is. The floor moves once what Adam reads
-and writes, 7 arrays of all parameters.
-
-Rows that are compared take turns, each in a process of its own, so that all of them are in memory: some 5 GB with the
-peers. They are started anew several times, and timed once or several times after each start; in every round each row is
-timed once, in another order. PyTorch and JAX have their images in memory, transformed, as cgan.py does. An epoch is
-timed after one that is not counted, or after a part of one if nothing is compiled; cgan.py's includes log and
-checkpoint. Milliseconds a step: the epoch (cgan.py's without its checkpoint) less an epoch of reading batches only; JAX
-gathers its batches within a step. The machine's speed drifts, so only numbers of one round are compared: ratios are
-medians over the rounds. A range in brackets is that of their middle half.
-
-With n threads, a row may run on n cores. Without AVX-512, on a processor that has it, Jittor compiles for one that does
-not, and PyTorch's and JAX's libraries are told so (timing.py).
+An epoch is timed after one that is not counted, or after a part of one if nothing is compiled; cgan.py's includes log
+and checkpoint. Milliseconds a step: the epoch (cgan.py's without its checkpoint) less an epoch of reading batches only.
+Ratios are medians over the rounds, a range in brackets is that of their middle half.
 """
 
 import argparse

@@ -16,12 +16,11 @@ from timeit import repeat
 import numpy as np
 
 import fid
-from benchmarks.common import KEEP, add_generator, digit_features, real_and_drawn, show
+from benchmarks.common import add_generator, digit_features, real_and_drawn, show
 from support.flags import Parser
 from support.idx import MNIST
 from support.inception import load_inception
 from support.inception_weights import weights_file
-from support.saved.paths import BEST_GENERATOR, REFERENCE_GENERATOR
 
 DRAWS = 10
 SIZES = [(100, 100, 2048), (3000, 3000, 2048), (10000, 10000, 128)]
@@ -75,8 +74,7 @@ def main():
     parser.add_argument("--inception_weights", type=weights_file, help="a file, or original (default: digit features)")
     parser.add_argument("--all", action="store_true", help="all 10,000 images also on Inception's features")
     parser.add_argument("--sqrtm", action="store_true", help="time the distance beside scipy's matrix square root")
-    add_generator(parser, nargs="+", default=[REFERENCE_GENERATOR, BEST_GENERATOR])
-    parser.add_argument("--keep", action="store_true", help=KEEP)
+    add_generator(parser)
     opt = parser.parse_args()
     if opt.sqrtm:
         head = ["images", "features", "this project", "sqrtm", "difference"]

@@ -14,9 +14,9 @@ import os
 import numpy as np
 
 from benchmarks import compare, differences
-from benchmarks.common import KEEP, add_generator, digit_features, draw_seeded, real_and_drawn, show
+from benchmarks.common import add_generator, digit_features, draw_seeded, real_and_drawn, show
 from support.flags import Parser
-from support.saved.paths import BEST_GENERATOR, REFERENCE_GENERATOR, checkpoint_path
+from support.saved.paths import checkpoint_path
 
 CHUNK = 100  # rows at a time, which bounds the memory
 SHOWN = 20
@@ -116,8 +116,7 @@ def nearest(features, others):
 
 def main():
     parser = Parser("Variety of generated digits, and their nearest training images.")
-    add_generator(parser, nargs="+", default=[REFERENCE_GENERATOR, BEST_GENERATOR])
-    parser.add_argument("--keep", action="store_true", help=KEEP)
+    add_generator(parser)
     parser.add_argument("--runs", help="the folder of benchmarks.compare's runs, whose averages are measured instead")
     parser.add_argument(
         "--noise", action="store_true", help="the last generator's digits from wider and wider noise instead"

@@ -102,39 +102,28 @@ def command_line(flags):
     return words
 
 
-def whole_number(least):
-    """Returns an argparse type: a whole number of at least `least`."""
+def number(kind, holds, rule):
+    """Returns an argparse type: a number of a kind for which `holds` is true, not NaN; the error quotes `rule`."""
 
     def parse(text):
         try:
-            value = int(text)
+            value = kind(text)
         except ValueError:
-            value = None
-        if value is None or not least <= value <= MOST:
-            what = f"a whole number of at least {least} and at most {MOST:,}"
-            raise argparse.ArgumentTypeError(f"must be {what}, not '{text}'")
+            value = math.nan
+        if not holds(value):
+            raise argparse.ArgumentTypeError(f"must be {rule}, not '{text}'")
         return value
 
     return parse
 
 
-def number(text, holds, rule):
-    """Returns the float in `text`, for which `holds` must be true; the error quotes `rule`."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or not holds(value):
-        raise argparse.ArgumentTypeError(f"must be {rule}, not '{text}'")
-    return value
+def whole_number(least):
+    rule = f"a whole number of at least {least} and at most {MOST:,}"
+    return number(int, lambda value: least <= value <= MOST, rule)
 
 
-def positive(text):
-    return number(text, lambda value: value > 0, "a positive number, such as 0.0002")
-
-
-def decay_rate(text):
-    return number(text, lambda value: 0 <= value < 1, "a number from 0 up to but not including 1")
+positive = number(float, lambda value: 0 < value < math.inf, "a positive number, such as 0.0002")
+decay_rate = number(float, lambda value: 0 <= value < 1, "a number from 0 up to but not including 1")
 
 
 def whole_path(text):

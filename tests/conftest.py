@@ -26,7 +26,7 @@ from PIL import Image
 ENVIRONMENT = {**os.environ, "https_proxy": "http://127.0.0.1:9"}
 
 from support import idx, inception_sources
-from support.inception_weights import NONE
+from support.inception_weights import NONE, SHAPES
 from support.saved.classifier import WEIGHTS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,6 +97,13 @@ def run(*args, cwd=ROOT, timeout=600, preexec_fn=None, **env):
     return subprocess.run(command(args), capture_output=True, text=True, **settings)
 
 
+def done(*args, **settings):
+    """Returns what `run` does, of a program that must succeed."""
+    process = run(*args, **settings)
+    assert process.returncode == 0, process.stderr
+    return process
+
+
 def command_of(function, *args):
     """Returns the command line that calls a function of a test module in a process of its own, with words as `args`."""
     folders = [str(ROOT), str(ROOT / "tests")]
@@ -141,12 +148,12 @@ def ended(process, status, *words):
         assert word in process.stderr
 
 
-def refused(tmp_path, *args, names):
+def refused(tmp_path, *args, names, **env):
     """Runs a script as on a fresh machine and asserts that it refuses, in one line with all of `names`."""
     home = tmp_path / "empty home"
     home.mkdir(exist_ok=True)
     before = sorted(tmp_path.rglob("*"))
-    process = run(*args, cwd=tmp_path, JITTOR_HOME=str(home), HOME=str(home))
+    process = run(*args, cwd=tmp_path, JITTOR_HOME=str(home), HOME=str(home), **env)
     ended(process, 2, *names)
     assert not process.stdout
     assert sorted(tmp_path.rglob("*")) == before  # neither output nor Jittor's cache, which its import would make
@@ -178,24 +185,6 @@ def train(folder, *flags):
 
     cgan.train(cgan.parse_flags([*own(flags), "--output_dir", str(folder)]))
     return read_log(folder)
-
-
-def promised(log):
-    """Returns what a seed promises of a log: all, but on a GPU no digits of losses and scores.
-
-    There Jittor adds them up in no fixed order.
-    """
-    from support.device import jt
-
-    def without_digits(value):
-        if isinstance(value, dict):
-            return {name: without_digits(part) for name, part in value.items()}
-        if isinstance(value, list):
-            return [without_digits(part) for part in value]
-        return float if isinstance(value, float) else value
-
-    parts = ("epochs", "evaluations") if jt.flags.use_cuda else ()
-    return {**log, **{part: without_digits(log[part]) for part in parts}}
 
 
 @pytest.fixture(params=["cpu", "cuda"])
@@ -260,8 +249,8 @@ def tiles(path):
 
 
 @pytest.fixture(scope="session")
-def inception_weights():
-    """{name: float32 array} for Inception-v3, drawn from seed 1, with activations in a sane range.
+def inception_file(tmp_path_factory):
+    """Inception-v3's weights in a file, as --inception_weights takes it, drawn from seed 1: sane activations.
 
     reference/inception_pool3_seed1.npz holds what torchvision 0.29.1 (float32, CPU) computes with seed 1:
     images (8, 1, 32, 32) in [-1, 1], MNIST's first test images, and pool3 (8, 2048), the features of these
@@ -269,7 +258,7 @@ def inception_weights():
     """
     rng = np.random.default_rng(1)
     weights = {}
-    for name, shape in sorted(json.loads((ROOT / "support" / "inception_shapes.json").read_text()).items()):
+    for name, shape in sorted(SHAPES.items()):
         if name.endswith("running_var"):
             value = rng.uniform(0.5, 1.5, shape)
         elif name.endswith("bn.weight"):
@@ -279,14 +268,8 @@ def inception_weights():
         else:  # convolution and linear weights: He initialisation
             value = rng.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape)
         weights[name] = value.astype(np.float32)
-    return weights
-
-
-@pytest.fixture(scope="session")
-def inception_file(inception_weights, tmp_path_factory):
-    """The drawn weights in a file, as --inception_weights takes it."""
     path = tmp_path_factory.mktemp("weights") / "inception.npz"
-    np.savez(path, **inception_weights)
+    np.savez(path, **weights)
     return path
 
 
@@ -296,6 +279,5 @@ def finished_run(inception_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     flags = "--n_epochs 2 --max_batches 60 --sample_interval 50 --fid_interval 1 --fid_samples 3".split()
     flags += ["--data_root", "default"]  # the whole of MNIST
-    process = run("cgan.py", *flags, "--inception_weights", inception_file, "--output_dir", folder)
-    assert process.returncode == 0, process.stderr
+    process = done("cgan.py", *flags, "--inception_weights", inception_file, "--output_dir", folder)
     return folder, process

@@ -4,20 +4,19 @@ import itertools
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from argparse import Namespace
 
 import numpy as np
 import pytest
-from conftest import run
+from conftest import read_npz, run
 
 import cgan
 from benchmarks import common, jittor_rows, plain, timing
 from support.device import nn
 from support.fast.adam import Adam
-from support.saved.paths import BEST_GENERATOR, PROJECT
+from support.saved.paths import BEST_GENERATOR
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +37,7 @@ def test_the_plain_loop_with_its_changes(changes):
 @pytest.mark.slow
 def test_the_profile_names_the_operators_of_a_step(monkeypatch, capsys):
     monkeypatch.setattr(jittor_rows, "WARM_UP", 3)
-    monkeypatch.setattr(jittor_rows, "PROFILED", 5)
+    monkeypatch.setattr(jittor_rows, "TURNS", 2)
     jittor_rows.profile(keep=False)
     rows = [line.split(" | ") for line in capsys.readouterr().out.rstrip().splitlines()[2:]]
     counts = {name.strip("| "): count for name, count, *_ in rows}
@@ -71,8 +70,7 @@ def test_a_kept_table_says_where_it_comes_from(monkeypatch, tmp_path, capsys):
 def test_a_generator_of_other_images_is_refused(tmp_path):
     """MNIST's digits would say nothing of it."""
     path = tmp_path / "generator.npz"
-    with np.load(BEST_GENERATOR) as file:
-        np.savez(path, **{**file, "data": "of other images"})
+    np.savez(path, **{**read_npz(BEST_GENERATOR), "data": "of other images"})
     common.check_generator(BEST_GENERATOR)
     with pytest.raises(ValueError, match=f"{path} was not trained on MNIST's digits"):
         common.check_generator(path)
@@ -81,7 +79,7 @@ def test_a_generator_of_other_images_is_refused(tmp_path):
 def test_peers_need_no_more_than_numpy():
     """PyTorch's and JAX's environment holds little else."""
     code = "import benchmarks.peer_rows, sys; print({'PIL', 'scipy', 'tqdm', 'jittor'} & {*sys.modules})"
-    assert subprocess.check_output([sys.executable, "-c", code], cwd=PROJECT, text=True) == "set()\n"
+    assert run("-c", code).stdout == "set()\n"
 
 
 def test_a_wide_generators_hidden_layers_are_wide():

@@ -56,10 +56,9 @@ def test_batch_size_and_image_size(classifier, test_set):
     assert (digit_classifier.read_labels(classifier, double)[1] == labels[:100]).mean() > 0.95
 
 
-@pytest.fixture(scope="module")
-def turned(tmp_path_factory):
-    """A folder of 2,400 inverted digits: as they are with labels 0 to 9, turned by 90 and 180 degrees with 10 to 25."""
-    folder = tmp_path_factory.mktemp("turned")
+def write_turned(folder):
+    """Writes 2,400 inverted digits: as they are with labels 0 to 9, turned by 90 and 180 degrees with 10 to 25."""
+    folder.mkdir()
     for names, train_set, n in zip(idx.FILES, (True, False), (2000, 400)):
         mnist = MNIST(train=train_set).mnist
         turns = np.arange(n) % 3
@@ -68,21 +67,16 @@ def turned(tmp_path_factory):
         images = [np.rot90(255 - image, turn) for image, turn in zip(mnist["images"], turns)]
         write_idx(folder / names[0], [2051, n, 28, 28], images)
         write_idx(folder / names[1], [2049, n], labels)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def turned_classifier(turned):
-    path = turned / "classifier.npz"
-    process = run("-m", "support.digit_classifier", "--data_root", turned, "--output", path)
-    assert process.returncode == 0 and f"wrote {path}" in process.stdout, process.stderr
-    assert float(re.findall(r"test accuracy (\S+)\]", process.stdout)[-1]) > 0.6
-    return path
 
 
 @pytest.mark.slow
-def test_scores_know_their_data(tmp_path, turned, turned_classifier, refuses, capsys):
+def test_scores_know_their_data(tmp_path, refuses, capsys):
     """Other images than MNIST's have no scores of digits; with a classifier of their own they have scores of labels."""
+    turned, turned_classifier = tmp_path / "turned", tmp_path / "classifier.npz"
+    write_turned(turned)
+    process = run("-m", "support.digit_classifier", "--data_root", turned, "--output", turned_classifier)
+    assert process.returncode == 0 and f"wrote {turned_classifier}" in process.stdout, process.stderr
+    assert float(re.findall(r"test accuracy (\S+)\]", process.stdout)[-1]) > 0.6
     flags = ["--data_root", turned, "--n_classes", 26, "--max_batches", 5, "--fid_interval", 1]
     (row,) = train(tmp_path, *flags, "--n_epochs", 1)["evaluations"]
     assert "digit_fid" not in row and row["label_fid"] is None and row["label_accuracy"] is None

@@ -47,7 +47,8 @@ def path_of(module):
 def declared_flags(path):
     """Returns the flags that a script declares, read from its text."""
     text = read(path)
-    return {"--help", *re.findall(r"\"(--[\w-]+)\"", text), *["--generator"] * ("add_generator(parser" in text)}
+    shared = ["--generator", "--keep"] if "add_generator(parser" in text else []
+    return {"--help", *re.findall(r"\"(--[\w-]+)\"", text), *shared}
 
 
 @pytest.mark.parametrize(

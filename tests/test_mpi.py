@@ -8,7 +8,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, ROOT, command_of, own, read_log, run, wait_for
+from conftest import ENVIRONMENT, ROOT, command_of, done, own, read_log, wait_for
 
 import cgan
 from support.device import jt
@@ -100,8 +100,7 @@ def test_two_processes_train_what_one_does(tmp_path):
 
 def test_a_process_that_dies_ends_the_run_and_the_checkpoint_stays(tmp_path):
     assert start(train_and_die, *FLAGS, "run", cwd=tmp_path, processes=2).returncode != 0
-    process = run(ROOT / "cgan.py", "--resume", "--output_dir", "run", "--n_epochs", "5", cwd=tmp_path)
-    assert process.returncode == 0, process.stderr
+    done(ROOT / "cgan.py", "--resume", "--output_dir", "run", "--n_epochs", "5", cwd=tmp_path)
     assert len(read_log(tmp_path / "run")["epochs"]) == 5
     (change,) = read_log(tmp_path / "run")["changes"]
     assert change["epoch"] == 3 and change["environment"]["processes"] == 1

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT, read_log, read_npz, run, wait_for
+from conftest import ROOT, done, read_log, read_npz, wait_for
 from PIL import Image
 
 import cgan
@@ -24,8 +24,7 @@ MARKUP = "<script>alert(1)<"  # a folder; with "script>" in it, the whole path i
 
 
 def write_page(target, *logs):
-    process = run("plot_curves.py", *logs, "--output_dir", target)
-    assert process.returncode == 0, process.stderr
+    process = done("plot_curves.py", *logs, "--output_dir", target)
     assert (target / "run.html").stat().st_size <= page.LARGEST_PAGE
     return target / "run.html", process
 
@@ -328,20 +327,6 @@ def test_fids_that_cannot_be_compared_are_not_joined(browser, tmp_path):
     assert "weights" not in find(browser, "#scores").text
 
 
-@pytest.mark.slow
-def test_a_log_of_very_many_epochs(browser, tmp_path):
-    epochs = [{"epoch": i, "d_loss": 1 / i, "seconds": 2} for i in range(1, 130001)]
-    evaluations = [{"epoch": i, "digit_fid": i} for i in (10, 20, 130000)]
-    (tmp_path / "log.json").write_text(json.dumps({"epochs": epochs, "evaluations": evaluations}))
-    path, _ = write_page(tmp_path, tmp_path / "log.json")
-    visit(browser, path)
-    facts = find(browser, "#runs").text
-    assert "130000 / 130000" in facts and "72 h 13 min" in facts and "2.0 s" in facts
-    rows = data_of(path)["runs"][0]
-    assert (rows["epochs"][0]["epoch"], rows["epochs"][-1]["epoch"]) == (1, 130000)
-    assert len(json.dumps(rows["epochs"])) > page.LARGEST_PAGE // 16 and len(rows["evaluations"]) == 3
-
-
 def save_networks(folder, n_classes, names=None, **layers):
     """Writes a log and a checkpoint of two networks of two layers; layers: {network: what is noted of it instead}."""
     rng = np.random.default_rng(0)
@@ -472,19 +457,6 @@ def test_what_does_not_fit_is_left_out(finished_run, tmp_path):
         kept.append((len(batches), *(0 if isinstance(network, str) else network["n_bytes"] for network in networks)))
     assert 2 <= kept[1][0] < kept[0][0] <= page.MOST_GRIDS
     assert [networks for _, *networks in kept] == [[2, 1], [2, 1], [1, 1], [1, 0], [0, 0]]
-
-
-@pytest.mark.slow
-def test_whatever_a_log_holds_the_page_has_its_size(tmp_path):
-    """Rows are thinned first, whatever is in them; where there are no grids, none are waited for."""
-    values = {f"number{i}": i / 7 for i in range(500)}
-    log = {"epochs": [{"epoch": i, **values} for i in range(1, 1000)], "evaluations": [], "config": {"seed": 1}}
-    check_log(log)
-    target = tmp_path / "run.html"
-    for largest in (page.LARGEST_PAGE, 10**5):  # in the second not even the texts have room
-        assert page.write_page(str(target), {"run": (str(tmp_path / "log.json"), log)}, largest) == []
-        assert [row["epoch"] for row in data_of(target)["runs"][0]["epochs"]][:: 10**6] == [1]
-        assert target.stat().st_size <= max(largest, 2 * 10**5)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "many", None, 0, [1]])

@@ -5,7 +5,7 @@ import os
 import sys
 
 import pytest
-from conftest import ROOT, read_log, refused, run
+from conftest import ROOT, done, read_log, refused, run
 from PIL import Image
 
 import plot_curves
@@ -90,8 +90,7 @@ def test_a_path_that_is_not_utf_8(tmp_path):
     for folder in folders:
         folder.mkdir()
         (folder / "log.json").write_text(json.dumps(small()))
-    process = run("plot_curves.py", *(folder / "log.json" for folder in folders), PYTHONUTF8="1")
-    assert process.returncode == 0, process.stderr
+    done("plot_curves.py", *(folder / "log.json" for folder in folders), PYTHONUTF8="1")
     assert (folders[0] / "run.html").exists()
 
 
@@ -355,7 +354,6 @@ def test_a_folder_is_its_run_and_a_byte_order_mark_does_no_harm(tmp_path):
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(small()), encoding=encoding)
     for words in (["~/run", "~/copied"], ["~/run/results", "~/copied/log.json"]):
-        process = run("plot_curves.py", *words, "--output_dir=~/curves", HOME=str(tmp_path), cwd=ROOT)
-        assert process.returncode == 0, process.stderr
+        done("plot_curves.py", *words, "--output_dir=~/curves", HOME=str(tmp_path), cwd=ROOT)
         page = (tmp_path / "curves" / "run.html").read_text(encoding="utf-8")
         assert '"name": "run' in page and '"name": "copied' in page

@@ -18,7 +18,6 @@ from PIL import Image
 from support import terminal
 from support.pages.pictures import save_picture
 from support.runs import process
-from support.runs.resume import version_of
 from support.saved import paths
 from support.saved.paths import REFERENCE_LOG, atomic_write, make_folders
 
@@ -38,36 +37,20 @@ def test_a_reader_that_ends_ends_the_run_with_its_last_epoch_saved(tmp_path):
     assert line.endswith(f"to go on: python {shlex.quote(str(SCRIPT))} --resume --output_dir {tmp_path}/run")
 
 
-@pytest.mark.slow
-def test_a_path_that_is_no_text(tmp_path):
-    """Also in the sentence behind Ctrl-C."""
-    folder = os.fsencode(tmp_path) + b"/\xff run"
-    flags = ["--n_epochs", "99", "--max_batches", "60", "--output_dir", os.fsdecode(folder)]
-    with started(SCRIPT, *flags) as process:
-        assert any("[Epoch 2/99] [Batch 0" in line for line in process.stdout)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate()
-    assert process.returncode == 130 and "Saved up to epoch 1" in errors and errors.count("\n") == 2
-    assert os.path.exists(folder + b"/results/log.json")
-
-
-def test_several_processes_without_jittors_compiler(tmp_path, monkeypatch):
-    for name, value in {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0", "mpicc_path": "none"}.items():
-        monkeypatch.setitem(ENVIRONMENT, name, value)
-    refused(tmp_path, SCRIPT, names=["mpicc", "libopenmpi-dev"])
+def test_several_processes_without_jittors_compiler(tmp_path):
+    env = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0", "mpicc_path": "none"}
+    refused(tmp_path, SCRIPT, names=["mpicc", "libopenmpi-dev"], **env)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes, sizes", [("3", "64"), ("12", "64"), ("64", "64 and 32")])
-def test_a_batch_that_the_processes_cannot_share_equally(tmp_path, monkeypatch, processes, sizes):
-    monkeypatch.setitem(ENVIRONMENT, "OMPI_COMM_WORLD_SIZE", processes)
-    refused(tmp_path, SCRIPT, names=["--batch_size", f"{processes} processes", sizes])
+def test_a_batch_that_the_processes_cannot_share_equally(tmp_path, processes, sizes):
+    names = ["--batch_size", f"{processes} processes", sizes]
+    refused(tmp_path, SCRIPT, names=names, OMPI_COMM_WORLD_SIZE=processes)
 
 
-def test_only_the_first_process_says_what_is_wrong(tmp_path, monkeypatch):
-    monkeypatch.setitem(ENVIRONMENT, "OMPI_COMM_WORLD_SIZE", "3")
-    monkeypatch.setitem(ENVIRONMENT, "OMPI_COMM_WORLD_RANK", "1")
-    process = run(SCRIPT, cwd=tmp_path)
+def test_only_the_first_process_says_what_is_wrong(tmp_path):
+    process = run(SCRIPT, cwd=tmp_path, OMPI_COMM_WORLD_SIZE="3", OMPI_COMM_WORLD_RANK="1")
     assert process.returncode == 2 and not process.stderr and not process.stdout
 
 
@@ -134,14 +117,11 @@ def opt_of(folder):
 
 
 def test_ctrl_c_in_a_write_leaves_nothing(tmp_path):
-    def write(folder):
-        terminal.take_over()
-        process.start_run(opt_of(folder))
-        atomic_write(f"{folder}/results/log.json", lambda file: os.kill(os.getpid(), signal.SIGINT))
-
     child = os.fork()
     if not child:
-        write(str(tmp_path))
+        terminal.take_over()
+        process.start_run(opt_of(str(tmp_path)))
+        atomic_write(f"{tmp_path}/results/log.json", lambda file: os.kill(os.getpid(), signal.SIGINT))
     assert os.WEXITSTATUS(os.waitpid(child, 0)[1]) == 130
     assert os.listdir(tmp_path / "results") == [".lock"]
 
@@ -345,19 +325,6 @@ def test_a_write_that_fails_is_tried_again(claimed, monkeypatch, capsys):
     assert process.insist(claimed, write) == "written" and waits == [1, 5]
     first, second = capsys.readouterr().err.splitlines()
     assert first == "log: No space left on device; trying again in 1 s." and second.startswith(f"{claimed}: full;")
-
-
-def test_a_checkpoint_that_another_run_has_gone_on_with_is_not_resumed(tmp_path, capsys):
-    (tmp_path / "results").mkdir()
-    path = tmp_path / "results" / "checkpoint.npz"
-    path.write_text("epoch 5")
-    opt = opt_of(str(tmp_path))
-    opt.resume, opt.resume_version = str(path), version_of(str(path))
-    atomic_write(str(path), lambda file: file.write(b"epoch 6"))
-    with pytest.raises(SystemExit):
-        process.start_run(opt)
-    process.held.pop(str(tmp_path)).close()
-    assert "has just gone on with it: give the same command again" in capsys.readouterr().err
 
 
 def test_only_this_programs_pictures_are_replaced_or_deleted(tmp_path):

@@ -14,29 +14,14 @@ import time
 
 import numpy as np
 import pytest
-from conftest import (
-    MNIST,
-    ROOT,
-    change_log,
-    ended,
-    few,
-    promised,
-    read_log,
-    read_npz,
-    refused,
-    run,
-    started,
-    train,
-    wait_for,
-    write_idx,
-)
+from conftest import MNIST, ROOT, change_log, done, few, read_log, read_npz, refused, run, started, train, wait_for
 from damage import damaged
 from hypothesis import given, settings
 from PIL import Image
 
 import cgan
 from support import evaluation, idx
-from support.device import nn
+from support.device import jt, nn
 from support.runs import run as run_module
 from support.runs.resume import describe_saved
 from support.saved import checkpoint, classifier
@@ -45,6 +30,23 @@ from support.saved import log as saved_log
 SCRIPT = ROOT / "cgan.py"
 FLAGS = "--max_batches 20 --sample_interval 15 --fid_interval 1 --fid_samples 3".split()  # every last epoch is scored
 KILLS = int(os.environ.get("KILLS", "6"))  # 20 take two minutes
+
+
+def promised(log):
+    """Returns what a seed promises of a log: all, but on a GPU no digits of losses and scores.
+
+    There Jittor adds them up in no fixed order.
+    """
+
+    def without_digits(value):
+        if isinstance(value, dict):
+            return {name: without_digits(part) for name, part in value.items()}
+        if isinstance(value, list):
+            return [without_digits(part) for part in value]
+        return float if isinstance(value, float) else value
+
+    parts = ("epochs", "evaluations") if jt.flags.use_cuda else ()
+    return {**log, **{part: without_digits(log[part]) for part in parts}}
 
 
 def outcome(folder):
@@ -64,8 +66,7 @@ def straight(tmp_path_factory, inception_file):
     folder = tmp_path_factory.mktemp("straight")
     flags = [*FLAGS, "--inception_weights", str(inception_file)]
     start = time.monotonic()
-    process = run(SCRIPT, "--n_epochs", "4", *flags, cwd=folder)
-    assert process.returncode == 0, process.stderr
+    done(SCRIPT, "--n_epochs", "4", *flags, cwd=folder)
     return flags, outcome(folder), folder, time.monotonic() - start
 
 
@@ -75,8 +76,7 @@ def test_split_runs_end_in_the_same_bits(tmp_path, straight):
     train(tmp_path, "--n_epochs", 1, *flags)
     for stop in (2, 3):
         train(tmp_path, "--resume", "--n_epochs", stop)
-    process = run(SCRIPT, "--resume", "--n_epochs", 4, cwd=tmp_path)
-    assert process.returncode == 0, process.stderr
+    done(SCRIPT, "--resume", "--n_epochs", 4, cwd=tmp_path)
     assert outcome(tmp_path) == expected
 
 
@@ -99,8 +99,7 @@ def test_killed_runs_end_in_the_same_bits(tmp_path, straight):
             json.loads(log.read_text())
         for saved in tmp_path.rglob("checkpoint.npz"):
             checkpoint.read_checkpoint(str(saved))
-    process = run(SCRIPT, "--resume", cwd=tmp_path)
-    assert process.returncode == 0, process.stderr
+    done(SCRIPT, "--resume", cwd=tmp_path)
     assert outcome(tmp_path) == expected
     assert not list(tmp_path.rglob("*.new"))
 
@@ -132,7 +131,7 @@ def test_an_epoch_is_saved_before_it_is_scored_and_a_resume_scores_it(tmp_path, 
 @pytest.mark.parametrize("name, status", [("SIGINT", 130), ("SIGTERM", 143)])
 @pytest.mark.parametrize("moment", ["import", "training"])
 def test_interrupts_are_one_sentence(tmp_path, name, status, moment):
-    folder = tmp_path / "it's my (1st) #1 & 100% $HOME 运行"
+    folder = tmp_path / os.fsdecode("it's my (1st) #1 & 100% $HOME 运行".encode() + b"\xff")  # which is no text
     command = [SCRIPT, "--n_epochs", "99", "--max_batches", "60", "--output_dir", folder.name]
     with started(*command, cwd=tmp_path) as process:
         if moment == "import":
@@ -171,10 +170,9 @@ def test_a_finished_run_resumed_is_done(tmp_path, straight):
 @pytest.mark.slow
 def test_a_run_that_goes_on_in_another_folder_leaves_nothing_of_the_run_there(tmp_path, straight):
     shutil.copytree(straight[2], tmp_path / "first")
-    assert run(SCRIPT, *"--n_epochs 1 --max_batches 2 --seed 5".split(), cwd=tmp_path).returncode == 0
+    done(SCRIPT, *"--n_epochs 1 --max_batches 2 --seed 5".split(), cwd=tmp_path)
     path = tmp_path / "first" / "results" / "checkpoint.npz"
-    process = run(SCRIPT, "--resume", path, "--output_dir", ".", "--overwrite", cwd=tmp_path)
-    assert process.returncode == 0, process.stderr
+    done(SCRIPT, "--resume", path, "--output_dir", ".", "--overwrite", cwd=tmp_path)
     arrays, logs, pictures = outcome(tmp_path)
     assert (arrays, logs) == straight[1][:2] and not pictures
     assert outcome(tmp_path / "first") == straight[1]
@@ -221,9 +219,7 @@ def saved(tmp_path, straight):
 @pytest.mark.slow
 def test_flags_are_set_back_on_a_resume(tmp_path, monkeypatch):
     """And what the run is made of is found from whatever folder it goes on."""
-    (tmp_path / "my data").mkdir()
-    for name in (name for names in idx.FILES for name in names):
-        shutil.copy(MNIST / name, tmp_path / "my data")
+    (tmp_path / "my data").symlink_to(MNIST)
     start = "--max_batches 2 --n_epochs 1 --cpu --lr_d 0.01 --data_root".split()
     monkeypatch.chdir(tmp_path)
     first = train(tmp_path / "run", *start, "my data")["config"]
@@ -312,7 +308,7 @@ def test_damaged_files_are_read_or_refused(tmp_path, straight, name):
     checkpoint.save_checkpoint(tmp_path, {"generator": network}, optimizers, {}, 4, log, "data")
     checkpoint.save_arrays(path.with_name("classifier.npz"), {"data": np.array("data"), "last.bias": np.zeros(3)})
     saved_log.save_log(tmp_path, log)
-    shutil.copy(MNIST / idx.FILES[1][1], path.with_name("labels.gz"))
+    shutil.copy(few() / idx.FILES[1][1], path.with_name("labels.gz"))
     assert read(str(path))
 
     @settings(max_examples=200, deadline=None, derandomize=True)
@@ -355,22 +351,22 @@ def test_a_run_goes_on_without_its_weights(tmp_path, saved, straight, refuses, c
     log = train(tmp_path, "--resume", "--n_epochs", 5)
     assert capsys.readouterr().out.count("FID is left out, as gone.npz: No such file or directory.\n") == 1
     assert log["changes"] == [{"epoch": 5, "config": {"inception_weights": "none"}}]
-    assert log["evaluations"][-1]["fid"] is None and log["evaluations"][-1]["label_fid"] > 0
+    row = log["evaluations"][-1]
+    assert row["fid"] is None and row["kid"] is None and row["label_fid"] > 0 and 0 <= row["label_accuracy"] <= 1
     assert cgan.parse_flags(["--resume", str(saved)]).inception_weights == "none"
 
 
 @pytest.mark.slow
 def test_other_data_is_refused(tmp_path, saved, refuses):
     """Also other test images, unless the checkpoint is of a time when their checksum was not kept."""
-    for folder, number in (("other", 1), ("same", 0), ("tested", 0)):  # the test images to train on, and copies
-        (tmp_path / folder).mkdir()
-        for names, stored in zip(idx.FILES, (idx.FILES[number], idx.FILES[1])):
-            for name, stored_name in zip(names, stored):
-                shutil.copy(few() / stored_name, tmp_path / folder / name)
+    for folder in ("other", "same", "tested"):
+        shutil.copytree(few(), tmp_path / folder)
+    for training, test in zip(*idx.FILES):  # the images of one set in the place of the other's
+        shutil.copy(few() / test, tmp_path / "other" / training)
+        shutil.copy(few() / training, tmp_path / "tested" / test)
     what = "was trained on other images"
     refuses("--resume", saved, "--data_root", tmp_path / "other", names=["--data_root", what])
     assert cgan.parse_flags(["--resume", str(saved), "--data_root", str(tmp_path / "same")])
-    write_idx(tmp_path / "tested" / idx.FILES[1][1], [2049, 1000], np.zeros(1000))
     tested = ["--resume", str(saved), "--data_root", str(tmp_path / "tested")]
     refuses(*tested, names=["--data_root", "was scored on other test images"])
     arrays = read_npz(saved)
@@ -383,8 +379,7 @@ def test_other_data_is_refused(tmp_path, saved, refuses):
 @pytest.mark.slow
 def test_a_folder_that_holds_a_run(tmp_path, straight):
     """Refused but for --overwrite, which deletes the run, half-written files with it, and nothing of the user's."""
-    for name in ("images", "results"):
-        shutil.copytree(straight[2] / name, tmp_path / name)
+    shutil.copytree(straight[2], tmp_path, dirs_exist_ok=True)
     half = ".cgan-0123456789abcdef.new"
     ours = [f"images/{half}", f"results/{half}", "results/loss.png", "results/fid.png"]
     users = ["docs/report.new", "images/2024-holiday.png", "images/15b.png", "images/.my.new", "results/notes.new"]
@@ -396,30 +391,18 @@ def test_a_folder_that_holds_a_run(tmp_path, straight):
     refused(tmp_path, SCRIPT, "--resume", path, "--output_dir", ".", names=["--output_dir", "--overwrite"])
     with pytest.raises(SystemExit):  # also for whoever imports it
         train(tmp_path, "--n_epochs", 1)
-    process = run(SCRIPT, *"--overwrite --n_epochs 1 --max_batches 2 --seed 5".split(), cwd=tmp_path)
-    assert process.returncode == 0, process.stderr
+    done(SCRIPT, *"--overwrite --n_epochs 1 --max_batches 2 --seed 5".split(), cwd=tmp_path)
     assert read_log(tmp_path)["config"]["seed"] == 5 and (tmp_path / "images" / "0.png").exists()
     assert not any((tmp_path / name).exists() for name in (*ours, "images/15.png"))
     assert all((tmp_path / name).read_text() == "mine" for name in users)
 
 
 @pytest.mark.slow
-def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
-    with started(SCRIPT, *"--n_epochs 99 --max_batches 2".split(), cwd=tmp_path, stdout=None):
-        wait_for((tmp_path / "results" / "checkpoint.npz").exists)
-        ended(run(SCRIPT, "--resume", cwd=tmp_path), 2, "Another run is writing")
-
-
-@pytest.mark.slow
 def test_a_disk_that_is_full(tmp_path, straight):
     """A limit of 16 MB on the size of a file stands in: a checkpoint takes 34."""
-    for name in ("images", "results"):
-        shutil.copytree(straight[2] / name, tmp_path / name)
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2**24, 2**24))
-
-    process = run(SCRIPT, "--resume", "--n_epochs", "6", cwd=tmp_path, preexec_fn=limit)
+    shutil.copytree(straight[2], tmp_path, dirs_exist_ok=True)
+    limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**24, 2**24))}
+    process = run(SCRIPT, "--resume", "--n_epochs", "6", cwd=tmp_path, **limit)
     *tried, line = process.stderr.splitlines()
     assert process.returncode == 1 and [words.split("again in ")[1] for words in tried] == ["1 s.", "5 s.", "15 s."]
     assert "checkpoint.npz: File too large" in line and "Saved up to epoch 4" in line
@@ -429,12 +412,14 @@ def test_a_disk_that_is_full(tmp_path, straight):
 
 
 @pytest.mark.slow
-def test_a_folder_that_is_deleted_during_the_run(tmp_path):
+def test_a_folder_that_another_run_asks_for_and_that_is_deleted_during_the_run(tmp_path):
     flags = "--n_epochs 99 --max_batches 60 --output_dir run".split()
     with started(SCRIPT, *flags, cwd=tmp_path) as process:
-        assert any("[Batch 0/60]" in line for line in process.stdout)
+        assert any("[Epoch 2/99] [Batch 0/60]" in line for line in process.stdout)
+        second = run(SCRIPT, "--resume", "--output_dir", "run", cwd=tmp_path)
         (tmp_path / "run").rename(tmp_path / "gone")  # deleting one file after another would meet a new one
         _, errors = process.communicate()
+    assert second.returncode == 2 and second.stderr.count("\n") == 1 and "Another run is writing" in second.stderr
     assert process.returncode == 1 and errors.count("\n") == 1
     assert "run/results/.lock is not this run's any more" in errors and not (tmp_path / "run").exists()
 

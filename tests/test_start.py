@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ENVIRONMENT, ROOT, STOP, ended, run, started
+from conftest import ENVIRONMENT, ROOT, STOP, ended, run, started, wait_for
 
 from support import start
 
@@ -75,8 +75,7 @@ def test_ctrl_c_in_the_first_compile(tmp_path):
     own = ["-c", "import cgan"]  # a program of the user's
     for command in (["fid.py", "mnist", "mnist"], ["cgan.py", "--digits", "7", "--output_dir", tmp_path], own):
         with started(*command, env=env, cwd=ROOT, start_new_session=True) as process:
-            while not (tmp_path / "on").exists():
-                time.sleep(0.05)
+            wait_for((tmp_path / "on").exists)
             (tmp_path / "on").unlink()
             os.killpg(process.pid, signal.SIGINT)
             output, errors = process.communicate(timeout=20)

@@ -16,16 +16,18 @@ import sys
 import termios
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, MNIST, ROOT, ended, read_log, read_npz, run, tiles, train
+from conftest import MNIST, ROOT, done, ended, read_log, read_npz, run, started, tiles, train
 from PIL import Image
 
 import cgan
 from benchmarks.plain import Sequential
 from support import evaluation, idx
 from support.device import jt, set_seed
+from support.pages.networks import describe_layers
 from support.runs import run as run_module
 from support.runs.run import Run
 from support.saved.classifier import WEIGHTS
@@ -236,10 +238,9 @@ def test_progress_bar_shows_both_losses(tmp_path):
     """In a terminal, which a file is not."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))  # a new one has no width
-    flags = "--n_epochs 1 --max_batches 60 --inception_weights none --output_dir".split()
-    command = [sys.executable, "cgan.py", *flags, tmp_path]
-    process = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=theirs)
-    assert process.returncode == 0
+    words = ["cgan.py", *"--n_epochs 1 --max_batches 60 --output_dir".split(), tmp_path]
+    with started(*words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=theirs) as process:
+        assert process.wait() == 0
     os.set_blocking(ours, False)
     bar = os.read(ours, 65536).decode()
     os.close(theirs)
@@ -255,7 +256,7 @@ def test_divergence_is_one_sentence_and_keeps_nothing_broken(tmp_path):
 
 
 def test_log_follows_its_contract(finished_run, inception_file):
-    log = json.loads((finished_run[0] / "results" / "log.json").read_text())
+    log = read_log(finished_run[0])
     names = {"config", "environment", "labels", "changes", "data", "epochs", "evaluations"}
     assert set(log) == names and not log["changes"] and log["labels"] == list("0123456789")
     assert log["data"] == idx.data_facts(str(MNIST)).checksums() == idx.MNIST.checksums()
@@ -309,13 +310,6 @@ def test_the_log_says_which_code_ran(monkeypatch, tmp_path):
     assert run_module.describe_code().endswith(")")
 
 
-def fails(error):
-    def fail(*_, **__):
-        raise error
-
-    return fail
-
-
 def test_whatever_fails_in_an_evaluation_is_null_with_one_sentence_and_training_goes_on(monkeypatch, tmp_path, capsys):
     """No convergence, shapes that do not fit in Jittor, a discriminator that answers with a pair, no memory."""
 
@@ -323,11 +317,12 @@ def test_whatever_fails_in_an_evaluation_is_null_with_one_sentence_and_training_
         jt.matmul(jt.ones((2, 3)), jt.ones((4, 5))).sync()
 
     evaluator, judge = evaluation.Evaluation, cgan.Discriminator
+    diverges, too_big = (Mock(side_effect=error) for error in (np.linalg.LinAlgError("no convergence"), MemoryError()))
     failing = [  # what, how, what is null, what is said
-        (evaluator, "inception_scores", fails(np.linalg.LinAlgError("no convergence")), "fid kid", "LinAlgError: no c"),
+        (evaluator, "inception_scores", diverges, "fid kid", "LinAlgError: no c"),
         (evaluator, "label_scores", wrong_shapes, "label_accuracy label_fid", "label FID and label accuracy failed"),
         (judge, "execute", lambda *inputs: inputs, "d_accuracy_generated d_accuracy_real", "discriminator's accuracy"),
-        (evaluator, "score", fails(MemoryError()), "fid", ": the evaluation failed and is null in the log: MemoryErr"),
+        (evaluator, "score", too_big, "fid", ": the evaluation failed and is null in the log: MemoryErr"),
     ]
     call = evaluator.__call__
 
@@ -348,17 +343,10 @@ def test_whatever_fails_in_an_evaluation_is_null_with_one_sentence_and_training_
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), BrokenPipeError()])
 def test_an_evaluation_that_is_to_end_the_run_does(monkeypatch, tmp_path, error):
-    monkeypatch.setattr(evaluation.Evaluation, "__call__", fails(error))
+    monkeypatch.setattr(evaluation.Evaluation, "__call__", Mock(side_effect=error))
     with pytest.raises(type(error)):
         train(tmp_path, "--n_epochs", 1, "--max_batches", 2)
     assert read_log(tmp_path)["evaluations"] == [{"epoch": 1}]
-
-
-class Images:
-    """Four images and labels in place of MNIST's test set."""
-
-    def arrays(self):
-        return np.linspace(-1, 1, 4 * 32 * 32, dtype=np.float32).reshape(4, 1, 32, 32), np.arange(4)
 
 
 def evaluator(dataset=None, draw=cgan.generate, flags=(), real_above=0.5):
@@ -371,12 +359,14 @@ def test_scores_of_an_untrained_generator(monkeypatch, inception_file):
     seen, features = [], cgan.fid.inception_features
     monkeypatch.setattr(cgan.fid, "inception_features", lambda x, *args: seen.append(len(x)) or features(x, *args))
     networks = {"generator": cgan.Generator(100, 10, 32), "discriminator": cgan.Discriminator(10, 32, 512)}
-    evaluate = evaluator(Images(), flags=["--inception_weights", str(inception_file), "--fid_samples", "2"])
+    images = np.linspace(-1, 1, 4 * 32 * 32, dtype=np.float32).reshape(4, 1, 32, 32)
+    four = SimpleNamespace(arrays=lambda: (images, np.arange(4)))  # in place of MNIST's test set
+    evaluate = evaluator(four, flags=["--inception_weights", str(inception_file), "--fid_samples", "2"])
     first, again = (evaluate(networks, epoch=3) for _ in range(2))
     assert seen == [2, 2, 2]  # two test images once, two generated ones at every evaluation
     assert first == again and first["fid"] > 0
     assert [share is None for share in first["class_accuracy"]] == [False] * 4 + [True] * 6  # no test image of these
-    without = evaluator(Images(), flags=["--inception_weights", "none"])(networks, epoch=3)
+    without = evaluator(four, flags=["--inception_weights", "none"])(networks, epoch=3)
     assert without["fid"] is None and without["kid"] is None
     for name in ("digit_fid", "label_accuracy", "class_accuracy", "d_accuracy_real", "d_accuracy_generated"):
         assert without[name] == first[name]
@@ -413,13 +403,12 @@ def test_the_discriminators_accuracy_is_logged_for_both_sets_of_images():
 
 
 def test_everything_random_follows_from_seed_epoch_process_and_metric(monkeypatch):
-    class Loader:
-        pass
+    loader = SimpleNamespace()
 
     def epoch(seed, number, rank, before=0):
         monkeypatch.setattr(jt, "rank", rank)
-        cgan.seed_epoch(SimpleNamespace(seed=seed), number, Loader)
-        return float((jt.rand(1) + 0 * before).item()), Loader._shuffle_rng.random()
+        cgan.seed_epoch(SimpleNamespace(seed=seed), number, loader)
+        return float((jt.rand(1) + 0 * before).item()), loader._shuffle_rng.random()
 
     cases = list(itertools.product((0, 1), (1, 2), (0, 1)))
     noise, order = zip(*(epoch(*case) for case in cases))
@@ -463,11 +452,7 @@ def test_checkpoint_holds_both_networks_and_both_optimizers(finished_run):
             assert len(moments) == len(networks[kind].parameters())
     assert checkpoint["epoch"] == 2
     assert json.loads(str(checkpoint["log"])) == read_log(finished_run[0])
-    layers = json.loads(str(checkpoint["layers"]))
-    kinds = {kind: [type(layer).__name__ for layer in network.model] for kind, network in networks.items()}
-    assert {kind: [layer["kind"] for layer in layers[kind]] for kind in layers} == kinds
-    numbers = [number for layer in layers["generator"] for key, number in layer.items() if key != "kind"]
-    assert numbers == [0.2] + [0.8, 0.2] * 3
+    assert json.loads(str(checkpoint["layers"])) == {kind: describe_layers(net) for kind, net in networks.items()}
     assert not list(finished_run[0].rglob("*.new"))
 
 
@@ -555,11 +540,9 @@ def short_checkpoint(tmp_path_factory):
     """Trains 2 x 20 batches with the given flags; returns {name: array} of the checkpoint."""
 
     @functools.lru_cache(maxsize=None)
-    def short(*flags, **environment):
+    def short(*flags):
         folder = tmp_path_factory.mktemp("short")
-        arguments = ["--n_epochs", "2", "--max_batches", "20", "--output_dir", folder]
-        process = run("cgan.py", *arguments, *flags, **environment)
-        assert process.returncode == 0, process.stderr
+        done("cgan.py", *"--n_epochs 2 --max_batches 20 --output_dir".split(), folder, *flags)
         arrays = read_npz(folder / "results" / "checkpoint.npz")
         del arrays["log"]
         return arrays

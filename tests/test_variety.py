@@ -8,13 +8,13 @@ from benchmarks import variety
 
 
 @pytest.fixture
-def features():
+def features(monkeypatch):
+    monkeypatch.setattr(variety, "CHUNK", 70)
     rng = np.random.default_rng(0)
     return rng.standard_normal((300, 6)), 0.5 * rng.standard_normal((200, 6)) + 0.3
 
 
-def test_metrics_are_their_definitions(monkeypatch, features):
-    monkeypatch.setattr(variety, "CHUNK", 70)
+def test_metrics_are_their_definitions(features):
     real, generated = features
 
     def balls(points, centres, k):
@@ -33,8 +33,7 @@ def test_metrics_are_their_definitions(monkeypatch, features):
     assert metrics["recall"] < metrics["precision"]  # the generated ones lie closer together than the real ones
 
 
-def test_a_copy_is_found(monkeypatch, features):
-    monkeypatch.setattr(variety, "CHUNK", 70)
+def test_a_copy_is_found(features):
     training, other = features
     numbers, distances = variety.nearest(np.concatenate([training[40:43], other]), training)
     assert numbers[:3].tolist() == [40, 41, 42] and distances[:3] == pytest.approx(0, abs=1e-6)

@@ -163,7 +163,6 @@ def find_stacks(layers, widths):
     return parts if parts and isinstance(parts[0], Stack) else [concat, *parts]
 
 
-KINDS = (nn.Linear, nn.BatchNorm1d, nn.LeakyReLU, nn.Dropout, Tanh)
 HOOKS = {"execute", "__fhook__", "__fhook2__", "__bihook__", "__bohook__"}
 
 

@@ -57,7 +57,6 @@ def describe(name, log, kinds):
         "n_epochs": max(last["epoch"], config.get("n_epochs") if is_number(config.get("n_epochs")) else 0),
         "batches_per_epoch": last["batches"] if is_number(last.get("batches")) and last["batches"] > 0 else 1,
         "seconds": sum(row["seconds"] for row in log["epochs"] if is_number(row.get("seconds"))),
-        "epochs_logged": len(log["epochs"]),
     }
     for change in log["changes"]:  # "41: lr 0.0001"
         values = {**change.get("config", {}), **change.get("environment", {})}
@@ -68,19 +67,6 @@ def describe(name, log, kinds):
         if kind_of(measured):
             row["kind"] = list(kinds).index(kind_of(measured))
     return shown
-
-
-def thin(runs, room):
-    """Thins the longest "epochs" and "evaluations" of runs evenly, until all are JSON of at most `room` bytes."""
-    tables = [(run, part) for run in runs for part in ("epochs", "evaluations")]
-    most = max(len(run[part]) for run, part in tables)
-    while most > 2:
-        size = len(to_json([run[part] for run, part in tables]))
-        if size <= room:
-            break
-        most = max(2, int(most * min(0.9, room / size)))
-        for run, part in tables:
-            run[part] = pick_evenly(run[part], most)
 
 
 def panels(logs):
@@ -102,9 +88,9 @@ def to_json(data):
 
 
 def write_page(path, runs, largest=LARGEST_PAGE):
-    """Writes the page of one run or several, in `largest` bytes at most.
+    """Writes the page of one run or several, in `largest` bytes at most, unless the logs alone take more.
 
-    Of very many epochs some are left out; then the networks come first, then the grids, of which fewer may do.
+    The networks come first, then the grids, of which fewer may do.
     runs: {name of the run: (path of its log.json, what support.saved.log.read_log returns for it)}; sample grids and
     checkpoint are looked for beside the log.
     Returns sentences: which file beside a log cannot be read, which network a page cannot compute. Raises OSError.
@@ -126,7 +112,6 @@ def write_page(path, runs, largest=LARGEST_PAGE):
     logs = [log for _, log in runs.values()]
     kinds = kinds_of(logs)
     data = {"runs": [describe(name, log, kinds) for name, (_, log) in runs.items()], "panels": panels(logs)}
-    thin(data["runs"], largest // 8)
     data["kinds"] = list(kinds.values())
     data["names"] = {key: name_of(key) for panel in data["panels"] for key in (panel["name"], *panel["keys"])}
     with open(TEMPLATE, encoding="utf-8") as file:

@@ -24,7 +24,7 @@ def export(opt, generator, draw):
     OSError; what is not finished is taken away, also by Ctrl-C.
     """
     path, n = generator_path(opt), opt.n or 1000
-    epoch = read_scores(path).get("epoch", 0)  # the project's own files do not know it
+    epoch = read_scores(path)["epoch"]
     if opt.export:
         write_folder(opt.export, parts(opt.seed, epoch, generator, draw, n), read_generator(path)[0]["labels"], n)
     if opt.npz:

@@ -10,7 +10,7 @@ import time
 
 from support import terminal
 from support.pages.pictures import NOT_OURS
-from support.runs.resume import describe_saved, draws, goes_on_in_place, version_of
+from support.runs.resume import describe_saved, draws, goes_on_in_place
 from support.saved.checkpoint import Mismatch
 from support.saved.paths import clear_leftovers, foreign_grids, holds_run, lock_path, make_folders
 from support.terminal import PROCESSES, RANK, refuse
@@ -144,8 +144,8 @@ def start_run(opt):
     """Claims opt.output_dir for this process (for the first of several).
 
     Ends the program with one sentence if the folder holds a run that this one is neither to go on with nor to replace,
-    if it holds pictures of the user's with the names of sample grids, if another run is writing there or has gone on
-    with the checkpoint, or if it cannot be made.
+    if it holds pictures of the user's with the names of sample grids, if another run is writing there, or if it cannot
+    be made.
     """
     output_dir = opt.output_dir
     if PROCESSES > 1 and not shutil.which(os.environ.get("mpicc_path", "mpicc")):
@@ -159,8 +159,6 @@ def start_run(opt):
         raise SystemExit(f"{error.filename}: {error.strerror}") from None
     if holder:
         refuse(f"Another run is writing to {output_dir} ({holder}): give this one an --output_dir of its own.")
-    if opt.resume is not None and version_of(opt.resume) != opt.resume_version:
-        refuse(f"{opt.resume}: a run has just gone on with it: give the same command again")
     if PROCESSES == 1:
         greet_neighbour()
     terminal.last_words[:] = [lambda: what_is_saved(output_dir)]

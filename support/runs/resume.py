@@ -68,7 +68,6 @@ def resume(parser, opt, argv):
     Ends the program if there is no such checkpoint, or if a flag does not fit its networks or epochs.
     """
     path = opt.resume or checkpoint_path(opt.output_dir)
-    version = version_of(path)
     try:
         checkpoint = read_checkpoint(path)
     except ValueError as error:
@@ -89,7 +88,7 @@ def resume(parser, opt, argv):
     unknown = ", ".join(name for name, value in config.items() if value is not None and name not in opt.recorded)
     if unknown and not RANK:
         print(f"{path} has flags that this script does not know; they are left out: {unknown}", file=sys.stderr)
-    opt.resume, opt.resume_version = path, version
+    opt.resume = path
     for name in parser.fixed():
         value, before = getattr(opt, name), log["config"].get(name, parser.get_default(name))
         if value != before:
@@ -97,15 +96,6 @@ def resume(parser, opt, argv):
     if opt.n_epochs < checkpoint["epoch"]:
         parser.error(f"argument --n_epochs: must be at least {checkpoint['epoch']}, the epochs done in {path}")
     return opt, checkpoint
-
-
-def version_of(path):
-    """Returns what changes whenever a file is replaced; None if there is none."""
-    try:
-        facts = os.stat(path)
-    except OSError:
-        return None
-    return facts.st_ino, facts.st_mtime_ns, facts.st_size
 
 
 def goes_on_in_place(opt):
@@ -138,9 +128,8 @@ def generator_path(opt):
 def describe_generator(path):
     """Returns which generator draws: "the generator in PATH after epoch 50 (digit FID 5.1)", as far as it is known."""
     scores = read_scores(path)
-    after = f" after epoch {scores['epoch']}" if scores else ""
     known = [f" ({name_of(x)[0]} {scores[x]:.3g})" for x in ("digit_fid", "label_fid") if is_number(scores.get(x))]
-    return "".join(["the generator in ", path, after, *known])
+    return "".join([f"the generator in {path} after epoch {scores['epoch']}", *known])
 
 
 def describe_better(opt):
@@ -149,7 +138,7 @@ def describe_better(opt):
     best = os.path.join(os.path.dirname(last), os.path.basename(best_path("")))
     if os.path.basename(last) == os.path.basename(checkpoint_path("")):
         with contextlib.suppress(ValueError):  # there is none
-            if read_scores(best).get("epoch") not in (None, read_scores(last).get("epoch")):
+            if read_scores(best)["epoch"] != read_scores(last)["epoch"]:
                 words = f"--resume {shlex.quote(os.path.abspath(best))}"
                 return f"\nThe best of this run draws with {words}: {describe_generator(best)}."
     return ""
