@@ -4,8 +4,8 @@
     python -m benchmarks.epoch_time --help          what else can be timed, by a flag
 
 PyTorch and JAX want an environment of their own; without --peers their rows are left out. docs/performance.md says how
-to make it and what each row is, timing.py how rows take turns: all are in memory, some 5 GB. The floor moves once what
-Adam reads and writes, 7 arrays of all parameters.
+to make it and what each row is, timing.py how rows take turns: all are in memory, with the peers some 5 GB. The floor
+moves once what Adam reads and writes, 7 arrays of all parameters.
 
 An epoch is timed after one that is not counted, or after a part of one if nothing is compiled; cgan.py's includes log
 and checkpoint. Milliseconds a step: the epoch (cgan.py's without its checkpoint) less an epoch of reading batches only.

@@ -103,7 +103,7 @@ def command_line(flags):
 
 
 def number(kind, holds, rule):
-    """Returns an argparse type: a number of a kind for which `holds` is true, not NaN; the error quotes `rule`."""
+    """Returns an argparse type: a number of a kind for which `holds`, false of NaN, is true; errors quote `rule`."""
 
     def parse(text):
         try:

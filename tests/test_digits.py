@@ -150,6 +150,8 @@ def test_what_a_generator_cannot_do_is_refused(tmp_path, refuses):
     names = ["--digits", "five.npz", "labels 0, 1, 2, 3, 4, not 9"]
     refuses("--resume", five, "--digits", "29", names=names)
     refuses("--resume", BEST_GENERATOR, names=["--resume", BEST_GENERATOR, "a generator alone"])
+    np.savez(five, **{name: array for name, array in read_npz(BEST_GENERATOR).items() if name != "epoch"})
+    refuses("--resume", five, "--digits", "2", names=["five.npz", "'epoch' is missing"])
 
 
 def test_digits_say_which_epoch_draws_and_which_was_better(tmp_path, finished_run, capsys):

@@ -85,7 +85,7 @@ def generator_like(sizes, tanh):
     return [*layers, nn.Linear(*sizes[-2:]), tanh()]
 
 
-@pytest.mark.parametrize("n", [2, 17, 31, 33, 63, 64, 128])
+@pytest.mark.parametrize("n", [2, 17, 31, 33, 63, 64, 128, 300])
 def test_generators_stack(n):
     uncertain = ["2.bias", "5.bias"]
     sizes = (13, 21, 35, 50, 71)
@@ -93,7 +93,7 @@ def test_generators_stack(n):
     assert [type(part) for part in ours.parts([4, 9])] == [Stack]
 
 
-@pytest.mark.parametrize("n", [17, 64])
+@pytest.mark.parametrize("n", [17, 64, 300])
 def test_without_avx512(processor, n):
     """On a processor that has it, the other half of layers.h."""
     if processor == "cuda":
@@ -391,7 +391,7 @@ def print_training(n):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [63, 64])
+@pytest.mark.parametrize("n", [63, 64, 300])
 def test_the_same_bits_with_any_number_of_threads(n):
     found = set()
     for threads in ("1", "2", "2", "3"):

@@ -327,6 +327,20 @@ def test_fids_that_cannot_be_compared_are_not_joined(browser, tmp_path):
     assert "weights" not in find(browser, "#scores").text
 
 
+@pytest.mark.slow
+def test_a_log_of_very_many_epochs(browser, tmp_path):
+    epochs = [{"epoch": i, "d_loss": 1 / i, "seconds": 2} for i in range(1, 130001)]
+    evaluations = [{"epoch": i, "digit_fid": i} for i in (10, 20, 130000)]
+    (tmp_path / "log.json").write_text(json.dumps({"epochs": epochs, "evaluations": evaluations}))
+    path, _ = write_page(tmp_path, tmp_path / "log.json")
+    visit(browser, path)
+    facts = find(browser, "#runs").text
+    assert "130000 / 130000" in facts and "72 h 13 min" in facts and "2.0 s" in facts
+    rows = data_of(path)["runs"][0]
+    assert (rows["epochs"][0]["epoch"], rows["epochs"][-1]["epoch"]) == (1, 130000)
+    assert (len(rows["epochs"]), len(rows["evaluations"])) == (page.MOST_ROWS, 3)
+
+
 def save_networks(folder, n_classes, names=None, **layers):
     """Writes a log and a checkpoint of two networks of two layers; layers: {network: what is noted of it instead}."""
     rng = np.random.default_rng(0)

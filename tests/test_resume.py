@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from PIL import Image
 
 import cgan
-from support import evaluation, idx
+from support import evaluation, idx, inception_sources
 from support.device import jt, nn
 from support.runs import run as run_module
 from support.runs.resume import describe_saved
@@ -341,7 +341,7 @@ def test_flags_that_contradict_the_checkpoint(straight, refuses, flags, rule):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_without_its_weights(tmp_path, saved, straight, refuses, capsys):
+def test_a_run_goes_on_without_its_weights(tmp_path, saved, straight, refuses, capsys, monkeypatch):
     """Their file has gone: one sentence, and the log notes it; the command line brings weights back, or the default."""
     change_log(saved, inception_weights="gone.npz")
     refuses("--resume", saved, "--inception_weights", "gone.npz", names=["argument --inception_weights: gone.npz"])
@@ -354,6 +354,10 @@ def test_a_run_goes_on_without_its_weights(tmp_path, saved, straight, refuses, c
     row = log["evaluations"][-1]
     assert row["fid"] is None and row["kid"] is None and row["label_fid"] > 0 and 0 <= row["label_accuracy"] <= 1
     assert cgan.parse_flags(["--resume", str(saved)]).inception_weights == "none"
+    monkeypatch.setattr(jt.compiler, "ck_path", str(tmp_path))
+    monkeypatch.setattr(inception_sources, "HUB", "http://127.0.0.1:9/")  # no network
+    log = train(tmp_path, "--resume", "--n_epochs", 6, "--inception_weights", "jittor")
+    assert capsys.readouterr().out.count("FID is left out, as ") == 1 and log["evaluations"][-1]["fid"] is None
 
 
 @pytest.mark.slow

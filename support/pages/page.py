@@ -20,7 +20,7 @@ from support.saved.paths import atomic_write, find_grids
 TEMPLATE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "page.html")
 DATA = '<script type="application/json" id="data">null</script>'  # in the template; JSON takes null's place
 LARGEST_PAGE = 8 * 10**6  # bytes
-MOST_GRIDS = 100  # in a page
+MOST_GRIDS, MOST_ROWS = 100, 5000  # in a page: sample grids, and of a log's epochs and evaluations
 QUALITY = 60  # of the grids, as WebP: 20,000 bytes each, while PNG takes 50,000
 
 
@@ -57,13 +57,15 @@ def describe(name, log, kinds):
         "n_epochs": max(last["epoch"], config.get("n_epochs") if is_number(config.get("n_epochs")) else 0),
         "batches_per_epoch": last["batches"] if is_number(last.get("batches")) and last["batches"] > 0 else 1,
         "seconds": sum(row["seconds"] for row in log["epochs"] if is_number(row.get("seconds"))),
+        "epochs_logged": len(log["epochs"]),
     }
     for change in log["changes"]:  # "41: lr 0.0001"
         values = {**change.get("config", {}), **change.get("environment", {})}
         shown["changes"].append(f"{change['epoch']}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
     for part in ("epochs", "evaluations"):  # their numbers, and null for what could not be measured
-        shown[part] = [{key: row[key] for key in row if row[key] is None or is_number(row[key])} for row in log[part]]
-    for row, measured in zip(shown["evaluations"], log["evaluations"]):
+        rows = pick_evenly(log[part], MOST_ROWS)
+        shown[part] = [{key: row[key] for key in row if row[key] is None or is_number(row[key])} for row in rows]
+    for row, measured in zip(shown["evaluations"], rows):
         if kind_of(measured):
             row["kind"] = list(kinds).index(kind_of(measured))
     return shown
@@ -90,7 +92,7 @@ def to_json(data):
 def write_page(path, runs, largest=LARGEST_PAGE):
     """Writes the page of one run or several, in `largest` bytes at most, unless the logs alone take more.
 
-    The networks come first, then the grids, of which fewer may do.
+    Of very many epochs some are left out; then the networks come first, then the grids, of which fewer may do.
     runs: {name of the run: (path of its log.json, what support.saved.log.read_log returns for it)}; sample grids and
     checkpoint are looked for beside the log.
     Returns sentences: which file beside a log cannot be read, which network a page cannot compute. Raises OSError.

@@ -182,6 +182,7 @@ def read_generator(path):
         if not weights or type(config["n_classes"]) is not int:
             raise ValueError("it has no weights" if not weights else "its n_classes is not a whole number")
         config["labels"] = label_names(arrays["log"])
+        scores_of(arrays)  # raises what drawing would trip over
     return config, weights, data
 
 
