@@ -41,7 +41,7 @@ from support.evaluation import Evaluation
 from support.mnist import MNIST
 from support.runs import run
 
-TURNS, PROFILED = 20, 25  # of so many steps, with and without Jittor's profiler
+PROFILED = 500  # steps
 
 
 def networks(opt):
@@ -192,21 +192,18 @@ OPERATORS = {  # by how Jittor's profiler names them
 def profile(keep):
     """Prints where a step goes, operator by operator, by Jittor's profiler."""
     train, dataloader = training(len(CHANGES))
-    batches = itertools.chain.from_iterable(itertools.repeat(dataloader))
-    train(itertools.islice(batches, WARM_UP))
-    step, times, counts, steps = 0, defaultdict(float), defaultdict(int), TURNS * PROFILED
-    for _ in range(TURNS):  # as the machine's speed drifts
+    train(itertools.islice(dataloader, WARM_UP))
+    with jt.profile_scope() as report:
         start = time.perf_counter()
-        train(itertools.islice(batches, PROFILED))
-        step += 1000 * (time.perf_counter() - start) / steps
-        with jt.profile_scope() as report:
-            train(itertools.islice(batches, PROFILED))
-        for row in (dict(zip(report[0], values)) for values in report[1:]):
-            name = next((name for key, name in OPERATORS.items() if key in row["Name"]), "all other operators")
-            times[name] += float(row["TotalTime"]) / 1e6 / steps
-            counts[name] += int(row["Count"])
+        train(itertools.islice(dataloader, PROFILED))
+        step = 1000 * (time.perf_counter() - start) / PROFILED
+    times, counts = defaultdict(float), defaultdict(int)
+    for row in (dict(zip(report[0], values)) for values in report[1:]):
+        name = next((name for key, name in OPERATORS.items() if key in row["Name"]), "all other operators")
+        times[name] += float(row["TotalTime"]) / 1e6 / PROFILED
+        counts[name] += int(row["Count"])
     times["Python, the loader and Jittor's dispatch"] = step - sum(times.values())
-    rows = [[name, str(round(counts[name] / steps) or ""), f"{ms:.2f}"] for name, ms in times.items()]
+    rows = [[name, str(round(counts[name] / PROFILED) or ""), f"{ms:.2f}"] for name, ms in times.items()]
     rows.sort(key=lambda row: -float(row[2]))
     show(keep, "profile", ["", "times a step", "ms a step"], [*rows, ["a step", "", f"{step:.2f}"]])
 

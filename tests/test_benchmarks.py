@@ -37,7 +37,7 @@ def test_the_plain_loop_with_its_changes(changes):
 @pytest.mark.slow
 def test_the_profile_names_the_operators_of_a_step(monkeypatch, capsys):
     monkeypatch.setattr(jittor_rows, "WARM_UP", 3)
-    monkeypatch.setattr(jittor_rows, "TURNS", 2)
+    monkeypatch.setattr(jittor_rows, "PROFILED", 5)
     jittor_rows.profile(keep=False)
     rows = [line.split(" | ") for line in capsys.readouterr().out.rstrip().splitlines()[2:]]
     counts = {name.strip("| "): count for name, count, *_ in rows}
