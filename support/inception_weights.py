@@ -16,7 +16,8 @@ import numpy as np
 
 from support.flags import DEFAULT, file_for
 
-# {name: shape} of every parameter and running statistic, in the order of the layers; the same in Jittor and torchvision
+# {name: shape} of every parameter and running statistic, in the order of the layers, but the fully connected ones last;
+# the same in Jittor and torchvision
 SHAPES = {}
 for layer, shape in json.loads(Path(__file__).with_name("inception_shapes.json").read_text()).items():
     SHAPES[f"{layer}.conv.weight"] = shape

@@ -5,6 +5,7 @@ import glob
 import importlib.machinery
 import importlib.util
 import os
+import zlib
 
 from support.saved.paths import write_if_new
 
@@ -100,13 +101,22 @@ NPP = {"32U": "4294967295U", "32S": "2147483647", "64U": "18446744073709551615UL
 
 
 class MendingLoader(importlib.machinery.SourceFileLoader):
-    """Loads a module of Jittor with its MENDS; its file stays as it is, and Python keeps nothing compiled of it."""
+    """Loads a module of Jittor with its MENDS; its file stays as it is, and so does what Python compiled of it."""
 
-    def get_code(self, fullname):
-        data = self.get_data(self.path)
-        for before, after in MENDS[fullname]:
+    def source_to_code(self, data, path, **settings):
+        for before, after in MENDS[self.name]:
             data = data.replace(before, after)
-        return self.source_to_code(data, self.path)
+        return super().source_to_code(data, path, **settings)
+
+    def own(self, path):
+        """Returns where Python keeps the compiled module, for the path where it would without MENDS."""
+        return path.replace(".pyc", f".mended-{zlib.crc32(repr(MENDS[self.name]).encode())}.pyc")
+
+    def get_data(self, path):
+        return super().get_data(self.own(path))
+
+    def set_data(self, path, data, **settings):
+        super().set_data(self.own(path), data, **settings)
 
 
 class MendingFinder:

@@ -31,6 +31,7 @@ MNIST_FILES = [name for names in FILES for name in names]
         ("--seed -1", "at least 0"),
         ("--seed 99999999999", "at most 2,147,483,647"),
         ("--img_size 100000", "GB of memory"),
+        ("--latent_dim 2000000000", "GB of memory"),
         ("--latent_dim 20000000", "GB of memory"),  # for the digits of an evaluation
         ("--hidden_d 1000000", "GB of memory"),
         ("--n_classes 5", "must be 10"),

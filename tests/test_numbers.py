@@ -45,34 +45,27 @@ def kept_steps():
     return [float(ms) for ms in cells[1].split(", ")]
 
 
-def intel_rounds():
-    """Returns {(AVX-512 or not, threads, program): milliseconds a step, round by round}; 6 rounds after each start."""
-    steps = json.loads(read("results/tables/reach_intel.json"))["steps"]
-    return {(row["avx512"], row["threads"], row["name"]): np.array(row["ms a step"]) for row in steps}
+def rounds(table, *what):
+    """Returns {(a row's `what` ..., program): its milliseconds a step, round by round} of a kept table."""
+    steps = json.loads(read(f"results/tables/{table}.json"))["steps"]
+    return {(*map(row.get, what), row["name"]): np.array(row["ms a step"]) for row in steps}
 
 
-def ratios_of(name):
-    """Returns a step of cgan.py to that of a peer, for every row of the table on an Intel Xeon and every round."""
-    rounds = intel_rounds()
-    rows = [key for *key, row in rounds if row == name]
-    return np.array([rounds[(*key, "cgan")] / rounds[(*key, name)] for key in rows])
+def ratios(table, peer, *what):
+    """Returns {(a row's `what` ...): a step of cgan.py to that of a peer, round by round} of a kept table."""
+    found = rounds(table, *what)
+    return {tuple(row): found[(*row, "cgan")] / found[(*row, peer)] for *row, name in found if name == peer}
 
 
-def ratios_of_sizes():
-    """Returns {(batch size, width): a step of cgan.py to JAX's on an Intel Xeon, round by round}."""
-    steps = {}
-    for row in json.loads(read("results/tables/sizes_intel.json"))["steps"]:
-        steps.setdefault((row["batch_size"], row["width"]), {})[row["name"]] = np.array(row["ms a step"])
-    return {size: found["cgan"] / found["jax scan"] for size, found in steps.items()}
+def on_the_intel(peer):
+    """Returns ratios (row, start, round): AVX-512 with 1 and 2 threads, AVX2 with 1 and 2."""
+    return np.array([*ratios("reach_intel", peer, "avx512", "threads").values()]).reshape(4, 3, 6)
 
 
-def other_sizes():
-    return np.array([ratios for (n, width), ratios in ratios_of_sizes().items() if n > 64 and width < 4])
-
-
-def starts_beside_jax():
-    """Returns the medians of each start's ratios to JAX on an Intel Xeon, with AVX-512 and 2 threads."""
-    return np.median(ratios_of("jax scan")[1].reshape(3, 6), 1)
+def sizes_on_the_intel(clear):
+    """Returns the ratios to JAX's on an Intel Xeon, of small batches and of the widest layers, or of the others."""
+    found = ratios("sizes_intel", "jax scan", "batch_size", "width")
+    return np.array([rows for (n, width), rows in found.items() if (n <= 64 or width == 4) == clear])
 
 
 def nearer_to_training(row):
@@ -94,12 +87,6 @@ def highest_balance():
     remedies = ("lr_d", "lr_d_half", "hidden_d_384", "hidden_d")
     report = compare.means(rows, compare.LAST)[compare.REPORT]["balance"]
     return max(sum(found[row, "balance"][:2]) for row in remedies), np.mean(report)
-
-
-def step_to_jax():
-    """Returns a step of cgan.py to JAX's of the same round, for every round."""
-    steps = {row["name"]: row["ms a step"] for row in json.loads(read("results/tables/epoch_time.json"))["steps"]}
-    return [a / b for a, b in zip(steps["cgan"], steps["jax scan"])]
 
 
 # {file: the figures that it holds, rounded as in the text}
@@ -136,17 +123,17 @@ COMPUTED = {
     "0.7 GB": lambda: 700000 * 32 * 32 / 1e9,
     "0.26 MB": lambda: 64 * 32 * 32 * 4 / 1e6,
     "0.992": lambda: 127 / 128,
-    "0.71": lambda: min(step_to_jax()),
-    "0.84": lambda: max(step_to_jax()),
+    "0.71": lambda: min(ratios("epoch_time", "jax scan")[()]),
+    "0.84": lambda: max(ratios("epoch_time", "jax scan")[()]),
     "1.05 times": lambda: to_its_steps(*(cell("epoch_time", "cgan", what) for what in EPOCH)),
     "1.16 times": lambda: to_its_steps(*map(json.loads(read("results/tables/gpu_runs.json"))["an epoch"].get, EPOCH)),
     "2.5 times": lambda: max(kept_steps()) / cell("gpu_step", "the card's own time", "an H200, 44 operators"),
-    "0.83": lambda: starts_beside_jax()[0],
-    "1.02": lambda: starts_beside_jax()[1],
-    "1.04": lambda: starts_beside_jax()[2],
-    "0.78": lambda: other_sizes().min(),
-    "1.40": lambda: other_sizes().max(),
-    "4 times": lambda: max(width for _, width in ratios_of_sizes()),
+    "0.83": lambda: np.median(on_the_intel("jax scan")[1, 0]),
+    "1.02": lambda: np.median(on_the_intel("jax scan")[1, 1]),
+    "1.04": lambda: np.median(on_the_intel("jax scan")[1, 2]),
+    "0.78": lambda: sizes_on_the_intel(clear=False).min(),
+    "1.40": lambda: sizes_on_the_intel(clear=False).max(),
+    "4 times": lambda: max(width for _, width in ratios("sizes_intel", "jax scan", "batch_size", "width")),
     "0.048": lambda: stats.fisher_exact([[4, 1], [0, 5]])[1],
     "0.0016": lambda: stats.mannwhitneyu(range(5), range(5, 13)).pvalue,  # all five beyond all eight
     "0.035": lambda: stats.binomtest(61, 100).pvalue,
@@ -207,18 +194,16 @@ def test_a_figure_is_what_is_computed(figure):
 
 
 def test_what_is_said_of_an_intel_xeons_rounds():
-    """Rows: AVX-512 with 1 and 2 threads, AVX2 with 1 and 2."""
-    for name, won in ("jax scan", [17, 11, 18, 15]), ("pytorch tuned", [17, 18, 14, 16]):
-        assert ratios_of(name).shape == (4, 18) and [*(ratios_of(name) < 1).sum(1)] == won
-        clear = (np.median(ratios_of(name).reshape(4, 3, 6), 2) < 1).all(1)
-        assert [*clear] == [True, name != "jax scan", True, True]
-    step = intel_rounds()[True, 2, "cgan"]
+    for peer, won in ("jax scan", [17, 11, 18, 15]), ("pytorch tuned", [17, 18, 14, 16]):
+        assert [*(on_the_intel(peer) < 1).sum((1, 2))] == won
+        clear = (np.median(on_the_intel(peer), 2) < 1).all(1)
+        assert [*clear] == [True, peer != "jax scan", True, True]
+    step = rounds("reach_intel", "avx512", "threads")[True, 2, "cgan"]
     assert (round(step.min(), 1), round(step.max(), 1)) == (12.4, 18.7)
 
 
 def test_what_is_said_of_other_sizes_on_an_intel_xeon():
-    clear = [ratios for (n, width), ratios in ratios_of_sizes().items() if n < 256 or width == 4]
-    assert np.shape(clear) == (8, 2) and np.max(clear) < 1
+    assert sizes_on_the_intel(clear=True).shape == (8, 2) and sizes_on_the_intel(clear=True).max() < 1
 
 
 def test_what_is_said_of_an_arm_processor():

@@ -62,10 +62,10 @@ def describe(name, log, kinds):
     for change in log["changes"]:  # "41: lr 0.0001"
         values = {**change.get("config", {}), **change.get("environment", {})}
         shown["changes"].append(f"{change['epoch']}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
-    for part in ("epochs", "evaluations"):  # their numbers, and null for what could not be measured
-        rows = pick_evenly(log[part], MOST_ROWS)
+    picked = {part: pick_evenly(log[part], MOST_ROWS) for part in ("epochs", "evaluations")}
+    for part, rows in picked.items():  # their numbers, and null for what could not be measured
         shown[part] = [{key: row[key] for key in row if row[key] is None or is_number(row[key])} for row in rows]
-    for row, measured in zip(shown["evaluations"], rows):
+    for row, measured in zip(shown["evaluations"], picked["evaluations"]):
         if kind_of(measured):
             row["kind"] = list(kinds).index(kind_of(measured))
     return shown
